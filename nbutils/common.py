@@ -1,0 +1,82 @@
+"""What every module needs: the user's error, whole-or-nothing files, content hashes, progress bars."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class UserError(ValueError):
+    """Something the user can put right; the message names the file or parameter and says what to do."""
+
+
+def content_hash(*parts: str, length: int = 16) -> str:
+    """Return a hexadecimal digest of the parts, the same on every machine and run."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()[:length]
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that becomes `path` when the block ends without an error.
+
+    The block may write a file or make a folder there. After an error nothing is left behind and whatever stood
+    at `path` before still does.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {path}: {error.strerror}. Free some space or choose a folder you may write to."
+        ) from error
+    temporary = workspace / path.name
+    try:
+        yield temporary
+        if path.is_dir() and not path.is_symlink():
+            path.replace(workspace / "replaced")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {path}: {error.strerror or error}. Free some space or choose a folder you may write to."
+        ) from error
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+
+
+def write_atomic(path: str | Path, data: str | bytes) -> Path:
+    """Write `data` to `path` whole or not at all and return the path.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+    return Path(path)
+
+
+def progress(iterable=None, *, total: int | None = None, desc: str = "", unit: str = "it", disable: bool = False):
+    """Return a tqdm bar: a widget in a notebook, a line in a terminal, sparse lines where output goes to a file."""
+    from tqdm.auto import tqdm
+
+    quiet = not _interactive()
+    return tqdm(iterable, total=total, desc=desc, unit=unit, disable=disable or quiet, leave=False)
+
+
+def _interactive() -> bool:
+    if os.environ.get("NBUTILS_NO_PROGRESS"):
+        return False
+    try:
+        get_ipython()  # type: ignore[name-defined]
+        return True
+    except NameError:
+        return os.isatty(2)

@@ -1,0 +1,85 @@
+"""Texts to unit vectors, as fast as the machine allows."""
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from llama_index.core.base.embeddings.base import BaseEmbedding
+    from sentence_transformers import SentenceTransformer
+
+Kind = Literal["query", "document"]
+
+
+@functools.cache
+def _has_amx() -> bool:
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def use_bf16(device: "str | torch.device") -> bool:
+    """Whether bfloat16 is faster than float32 on `device`: a CPU with AMX, or a CUDA device that has it."""
+    import torch
+
+    kind = torch.device(device).type
+    return _has_amx() if kind == "cpu" else kind == "cuda" and torch.cuda.is_bf16_supported()
+
+
+def autocast(device: "str | torch.device", bf16: bool | None = None):
+    """Return a context in which `device` computes in bfloat16 where that pays (or as `bf16` says)."""
+    import torch
+
+    if use_bf16(device) if bf16 is None else bf16:
+        return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def encode(
+    model: "SentenceTransformer | BaseEmbedding",
+    texts: Sequence[str],
+    kind: Kind = "document",
+    *,
+    batch_size: int = 32,
+    bf16: bool | None = None,
+    show_progress: bool = False,
+) -> np.ndarray:
+    """Embed texts as queries or documents.
+
+    Args:
+        model: a SentenceTransformer, or any LlamaIndex embedding.
+        texts: n texts.
+        kind: which of the model's prompts to use.
+        batch_size: texts a forward pass.
+        bf16: compute in bfloat16; default is where it pays.
+        show_progress: show a bar.
+
+    Returns:
+        float32 array of shape (n, dimensions), rows of length 1.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    texts = list(texts)
+    inner = getattr(model, "_model", None)
+    if isinstance(inner, SentenceTransformer):
+        model, names = inner, {"query": "query", "document": "text"}
+    else:
+        names = {"query": "query", "document": "document"}
+    if isinstance(model, SentenceTransformer):
+        with autocast(model.device, bf16):
+            vectors = model.encode(
+                texts, prompt=model.prompts.get(names[kind]), batch_size=batch_size, show_progress_bar=show_progress,
+                normalize_embeddings=True,
+            )  # fmt: skip
+    elif kind == "query":
+        vectors = [model.get_query_embedding(text) for text in texts]
+    else:
+        vectors = model.get_text_embedding_batch(texts, show_progress=show_progress)
+    vectors = np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

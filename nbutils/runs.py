@@ -1,0 +1,511 @@
+"""One run: its folder, its record, and the chain of notebooks that papermill executes."""
+
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nbutils.common import UserError, content_hash, write_atomic
+
+PROJECT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = PROJECT / "notebooks"
+PACKAGES = (
+    "nbutils", "llama-index-core", "sentence-transformers", "transformers", "torch", "papermill", "pypdfium2", "bm25s",
+)  # fmt: skip
+FILE_PARAMETERS = ("TRAIN_FILES", "VAL_FILES", "GOLD_QUESTIONS")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A notebook of the chain with the files it needs from earlier steps and those it leaves behind."""
+
+    name: str
+    needs: tuple[str, ...]
+    makes: tuple[str, ...]
+
+
+CHAIN = (
+    Step("01_build_corpus", (), ("train_corpus.json", "val_corpus.json")),
+    Step(
+        "02_generate_questions",
+        ("train_corpus.json", "val_corpus.json"),
+        ("train_dataset.json", "val_dataset.json"),
+    ),
+    Step("03_finetune_embedding", ("train_dataset.json", "val_dataset.json"), ("model/modules.json",)),
+    Step(
+        "04_evaluate_models",
+        (
+            "train_corpus.json",
+            "val_corpus.json",
+            "train_dataset.json",
+            "val_dataset.json",
+            "model/modules.json",
+        ),
+        ("results/metrics.csv", "results/verdict.json"),
+    ),
+)
+_STEPS = {step.name: step for step in CHAIN}
+_MAKER = {made: step.name for step in CHAIN for made in step.makes}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A notebook's parameter as papermill sees it: name, type name, default and the comment that explains it."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+    notebook: str
+
+    def convert(self, value: Any) -> Any:
+        """Return `value` as this parameter's type; text is read as YAML, so "true" and "2e-5" mean what they say.
+
+        Raises:
+            UserError: the value is not of the parameter's type.
+        """
+        kind = self.type
+        if isinstance(value, str) and re.search(r"\bsk-[A-Za-z0-9_-]{16,}", value):
+            raise UserError(
+                f"Parameter {self.name} holds what looks like an API key. Keys come from the environment only."
+            )
+        if kind == "list":
+            if isinstance(value, str) and value.strip().startswith("["):
+                value = yaml.safe_load(value)
+            return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
+        if kind == "str" and isinstance(value, str | Path):
+            return str(value)
+        if isinstance(value, str) and kind in ("int", "float", "bool"):
+            with contextlib.suppress(ValueError, yaml.YAMLError):
+                value = float(value) if kind == "float" else yaml.safe_load(value)
+        if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if type(value).__name__ != kind and kind in ("str", "int", "float", "bool", "dict"):
+            raise UserError(f"Parameter {self.name} is {value!r}; it must be of type {kind}, such as {self.default!r}.")
+        return value
+
+
+def notebook_parameters(notebook: str | Path) -> dict[str, Parameter]:
+    """Return the parameters of a notebook by name, read from its cell tagged `parameters`."""
+    import papermill
+
+    path = NOTEBOOKS / f"{notebook}.ipynb" if not str(notebook).endswith(".ipynb") else Path(notebook)
+    found = papermill.inspect_notebook(str(path))
+    return {
+        name: Parameter(
+            name,
+            str(each["inferred_type_name"]),
+            yaml.safe_load(_plain(each["default"])),
+            each["help"],
+            path.stem,
+        )
+        for name, each in found.items()
+    }
+
+
+def _plain(default: str) -> str:
+    return {"True": "true", "False": "false", "None": "null"}.get(default, default)
+
+
+def all_parameters(steps: Iterable[Step] = CHAIN) -> list[Parameter]:
+    """Return every parameter of every notebook of the chain."""
+    return [parameter for step in steps for parameter in notebook_parameters(step.name).values()]
+
+
+def read_profile(profile: str | Path | None) -> dict[str, Any]:
+    """Return the parameters of a profile: the name of a file in notebooks/profiles, or a YAML file's path.
+
+    Raises:
+        UserError: there is no such profile, or it is not a YAML mapping.
+    """
+    if profile is None:
+        return {}
+    path = Path(profile) if str(profile).endswith((".yaml", ".yml")) else NOTEBOOKS / "profiles" / f"{profile}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in (NOTEBOOKS / "profiles").glob("*.yaml")))
+        raise UserError(f"There is no profile {profile!r}. Use one of {known}, or the path of a YAML file.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"Profile {profile} is not valid YAML: {str(error).splitlines()[0]}.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"Profile {profile} must map parameter names to values, one `NAME: value` a line.")
+    return values
+
+
+def check_parameters(values: Mapping[str, Any], steps: Iterable[Step] = CHAIN) -> dict[str, Any]:
+    """Return `values` converted to the types that the notebooks declare.
+
+    Raises:
+        UserError: a name that no notebook has, or a value of the wrong type.
+    """
+    import difflib
+
+    known = {parameter.name: parameter for parameter in all_parameters(steps)}
+    for name in values:
+        if name not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"Did you mean {close[0]}?" if close else "`nbutils params` lists them all."
+            raise UserError(f"There is no parameter {name}. {hint}")
+    return {name: known[name].convert(value) for name, value in values.items()}
+
+
+def outputs_root() -> Path:
+    """Return the folder that holds all runs: $NBUTILS_OUTPUTS, or the project's outputs/."""
+    return Path(os.environ.get("NBUTILS_OUTPUTS") or PROJECT / "outputs").expanduser().resolve()
+
+
+def find_file(name: str | Path) -> str:
+    """Return a file name as given if it is a URL or exists here, otherwise as seen from the project's folder."""
+    text = str(name)
+    if re.match(r"https?://", text) or Path(text).is_absolute() or Path(text).expanduser().exists():
+        return text
+    there = PROJECT / text
+    return str(there) if there.exists() or any(PROJECT.glob(text)) else text
+
+
+class Run:
+    """The folder outputs/<name>/ and its record, run.json.
+
+    Args:
+        name: letters, digits, `.`, `_` and `-`.
+        outputs: folder of all runs; default is `outputs_root()`.
+
+    Raises:
+        UserError: a name that would leave the outputs folder, or a folder that cannot be written.
+    """
+
+    def __init__(self, name: str = "tutorial", outputs: str | Path | None = None):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(name)):
+            raise UserError(
+                f"RUN_NAME is {name!r}; use letters, digits, '.', '_' and '-' only, so that the run stays in outputs/."
+            )
+        self.name = str(name)
+        self.folder = Path(outputs or outputs_root()) / self.name
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"Cannot write to {self.folder.parent}: {error.strerror}. Set NBUTILS_OUTPUTS to a folder you own."
+            ) from error
+
+    @classmethod
+    def start(cls, step: str, names: dict[str, Any]) -> "Run":
+        """Open the run of a notebook: check its parameters and that the steps before it have been run.
+
+        Args:
+            step: the notebook's name without its ending.
+            names: the notebook's `globals()`; its parameters are replaced by their checked values.
+
+        Raises:
+            UserError: a parameter of the wrong type, or a file of an earlier step that is missing.
+        """
+        parameters = notebook_parameters(step)
+        values = {name: parameter.convert(names[name]) for name, parameter in parameters.items() if name in names}
+        names.update(values)
+        run = cls(values["RUN_NAME"])
+        run.need(*_STEPS[step].needs) if step in _STEPS else None
+        run.step = step
+        run.record(step, parameters=values, started=_now(), finished=None)
+        run._begun = time.perf_counter()
+        return run
+
+    def path(self, *parts: str) -> Path:
+        """Return a path in the run's folder; its parent exists."""
+        path = self.folder.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def shown(self, *parts: str) -> str:
+        """Return a path in the run's folder as people see it: from outputs/ on."""
+        return "/".join((self.folder.parent.name, self.name, *parts))
+
+    def need(self, *files: str) -> None:
+        """Make sure that earlier steps have left these files.
+
+        Raises:
+            UserError: one is missing; the message names the step that makes it.
+        """
+        for file in files:
+            if not (self.folder / file).exists():
+                raise UserError(
+                    f"{self.shown(file)} is missing. Run {_MAKER[file]}.ipynb with RUN_NAME = {self.name!r} first."
+                )
+
+    def read(self) -> dict[str, Any]:
+        """Return the record, run.json (empty for a new run)."""
+        path = self.folder / "run.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except ValueError as error:
+            raise UserError(f"{self.shown('run.json')} is damaged. Delete it and run the notebooks again.") from error
+
+    def record(self, step: str, **fields: Any) -> None:
+        """Add fields to a step's entry in run.json."""
+        record = self.read()
+        record.setdefault("name", self.name)
+        record["versions"] = {"python": platform.python_version(), **_versions()}
+        record.setdefault("steps", {}).setdefault(step, {}).update(fields)
+        write_atomic(self.folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n")
+
+    def parameter(self, step: str, name: str) -> Any:
+        """Return the value that a parameter had when `step` last ran in this run."""
+        return self.read()["steps"][step]["parameters"][name]
+
+    def finish(self, **results: Any) -> None:
+        """Record what the notebook that opened this run found, its wall time in seconds, and that it finished."""
+        seconds = round(time.perf_counter() - self._begun, 1)
+        self.record(self.step, **results, seconds=seconds, finished=_now())
+        print(f"{self.step} is done in {seconds:.0f} s. Its files are in {self.shown()}/.")
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from running this run's chain at the same time.
+
+        Raises:
+            UserError: another process is running it.
+        """
+        with open(self.folder / ".lock", "w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(
+                    f"Run {self.name!r} is being run by another process. Wait for it or choose another name."
+                ) from error
+            yield
+
+    def fingerprint(self, step: Step, parameters: Mapping[str, Any]) -> str:
+        """Return a hash of all that a step's result depends on: notebook, code, parameters, and files read."""
+        notebook = json.loads((NOTEBOOKS / f"{step.name}.ipynb").read_text(encoding="utf-8"))
+        parts = [
+            cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"]) for cell in notebook["cells"]
+        ]
+        parts += [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
+        parts.append(json.dumps(dict(parameters), sort_keys=True, default=str))
+        for name in FILE_PARAMETERS:
+            for value in [parameters[name]] if isinstance(parameters.get(name), str) else parameters.get(name, []):
+                parts.append(_files_hash(value))
+        parts += [_files_hash(self.folder / file) for file in step.needs]
+        return content_hash(*parts)
+
+    def is_current(self, step: Step, fingerprint: str) -> bool:
+        """Whether the step finished with this fingerprint and what it made is still there."""
+        entry = self.read().get("steps", {}).get(step.name, {})
+        made = [*step.makes, f"{step.name}.ipynb"]
+        return entry.get("fingerprint") == fingerprint and all((self.folder / file).exists() for file in made)
+
+
+@dataclass
+class RunResult:
+    """What came of a run.
+
+    Attributes:
+        name: the run's name.
+        folder: its folder.
+        status: "done" or "failed".
+        error: one sentence on what went wrong, or None.
+        failed_step: the notebook that failed, or None.
+        seconds: wall time of each notebook executed now; a step that was up to date is not in it.
+        metrics: the closing table (hit rate@5, MRR@10, nDCG@10 of each model on each question set), or None.
+        report: path of report.html, or None.
+    """
+
+    name: str
+    folder: Path
+    status: str = "done"
+    error: str | None = None
+    failed_step: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    metrics: Any = None
+    report: Path | None = None
+
+
+def run(
+    name: str = "tutorial",
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    profile: str | Path | None = None,
+    outputs: str | Path | None = None,
+    fresh: bool = False,
+    say: Callable[[str], None] = print,
+) -> RunResult:
+    """Execute notebooks 01 to 04 with papermill; steps that are done for the same inputs are not done again.
+
+    Args:
+        name: the run's name, its folder in outputs/.
+        parameters: values by parameter name; they win over the profile's.
+        profile: a name in notebooks/profiles or a YAML file.
+        outputs: folder of all runs; default is `outputs_root()`.
+        fresh: do all steps again.
+        say: receives each line of progress.
+
+    Returns:
+        What came of it. A notebook that fails gives status "failed"; it does not raise.
+
+    Raises:
+        UserError: a parameter or name that is wrong, before any work starts.
+    """
+    values = check_parameters({**read_profile(profile), **(parameters or {})})
+    values.pop("RUN_NAME", None)
+    for each in FILE_PARAMETERS:
+        if isinstance(values.get(each), list):
+            values[each] = [_absolute(file) for file in values[each]]
+    this = Run(name, outputs)
+    result = RunResult(this.name, this.folder)
+    with this.lock():
+        for number, step in enumerate(CHAIN, 1):
+            accepted = notebook_parameters(step.name)
+            mine = {key: value for key, value in values.items() if key in accepted} | {"RUN_NAME": this.name}
+            defaults = {key: parameter.default for key, parameter in accepted.items()}
+            head = f"[{number}/{len(CHAIN)}] {step.name}"
+            files_there = all((this.folder / file).exists() for file in step.needs)
+            if not fresh and files_there and this.is_current(step, this.fingerprint(step, defaults | mine)):
+                say(f"{head}: up to date")
+                continue
+            say(head)
+            begun = time.perf_counter()
+            try:
+                _execute(
+                    step.name,
+                    this,
+                    {key: value for key, value in mine.items() if value != defaults[key]},
+                    say,
+                )
+            except Exception as error:
+                result.status, result.failed_step, result.error = "failed", step.name, _reason(error)
+                this.record(step.name, error=result.error)
+                return result
+            result.seconds[step.name] = round(time.perf_counter() - begun, 1)
+            this.record(step.name, fingerprint=this.fingerprint(step, defaults | mine), error=None)
+            say(f"{head}: done in {result.seconds[step.name]:.0f} s")
+        result.report = write_report(this)
+    result.metrics = closing_table(this)
+    return result
+
+
+def _execute(notebook: str, run: Run, parameters: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Execute one notebook into the run's folder; the executed notebook is kept even when a cell fails."""
+    import papermill
+
+    target = run.path(f"{notebook}.ipynb")
+    partial = run.path(f".{notebook}.partial.ipynb")
+    source = json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text(encoding="utf-8"))
+    total = sum(cell["cell_type"] == "code" for cell in source["cells"]) + bool(parameters)
+    done = 0
+
+    def cell_started(cell, cell_index, **_) -> None:
+        nonlocal done
+        done += 1
+        first = next((line for line in cell.source.splitlines() if line.strip()), "")
+        say(f"    cell {done}/{total}  {first[:80]}")
+
+    environment = {"NBUTILS_OUTPUTS": str(run.folder.parent), "NBUTILS_NO_PROGRESS": "1"}
+    previous = {key: os.environ.get(key) for key in environment}
+    os.environ.update(environment)
+    try:
+        papermill.execute_notebook(
+            str(NOTEBOOKS / f"{notebook}.ipynb"), str(partial), parameters=parameters, kernel_name="python3",
+            progress_bar=False, on_cell_start=cell_started,
+        )  # fmt: skip
+    finally:
+        for key, value in previous.items():
+            os.environ.pop(key) if value is None else os.environ.update({key: value})
+        if partial.exists():
+            partial.replace(target)
+
+
+def _reason(error: Exception) -> str:
+    """Return one sentence on why a notebook failed: the user's error as it is, anything else with its type."""
+    name, text = getattr(error, "ename", type(error).__name__), str(getattr(error, "evalue", error)).strip()
+    if name == "UserError":
+        return text
+    return f"{name}: {text.splitlines()[0] if text else 'no message'}"
+
+
+def write_report(run: Run) -> Path:
+    """Write report.html: notebook 04 as it ran, without its code, in one file that needs no network.
+
+    Returns:
+        The report's path.
+    """
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(
+        exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True
+    )
+    exporter.require_js_url = exporter.mathjax_url = exporter.mermaid_js_url = exporter.widget_renderer_url = ""
+    notebook = nbformat.read(run.folder / "04_evaluate_models.ipynb", as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if "no-report" not in cell.metadata.get("tags", [])]
+    notebook.metadata["title"] = f"{run.name}: embedding models compared"
+    body, _ = exporter.from_notebook_node(notebook)
+    return write_atomic(run.folder / "report.html", body)
+
+
+def closing_table(run: Run):
+    """Return the run's metrics as a DataFrame: one row a question set and model, as notebook 04 wrote them."""
+    import pandas as pd
+
+    path = run.folder / "results" / "metrics.csv"
+    return pd.read_csv(path) if path.exists() else None
+
+
+def refresh_notebooks(say: Callable[[str], None] = print) -> None:
+    """Run the tutorial afresh and put the executed notebooks, cleaned of times and paths, in notebooks/.
+
+    Raises:
+        UserError: a notebook failed; nothing is changed then.
+    """
+    import nbformat
+
+    result = run("tutorial", fresh=True, say=say)
+    if result.status == "failed":
+        raise UserError(f"{result.failed_step}: {result.error}")
+    for step in CHAIN:
+        notebook = nbformat.read(result.folder / f"{step.name}.ipynb", as_version=4)
+        notebook.metadata = {key: notebook.metadata[key] for key in ("kernelspec", "language_info")}
+        for cell in notebook.cells:
+            cell.metadata = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
+        write_atomic(NOTEBOOKS / f"{step.name}.ipynb", nbformat.writes(notebook) + "\n")
+
+
+def _absolute(file: str) -> str:
+    found = find_file(file)
+    return found if re.match(r"https?://", found) else os.path.abspath(os.path.expanduser(found))
+
+
+def _files_hash(value: str | Path) -> str:
+    """Return a hash of a file's content, of all files in a folder or glob, or of the text where nothing is there."""
+    path = Path(find_file(value)).expanduser()
+    files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
+    if not files and any(sign in path.name for sign in "*?["):
+        files = sorted(path.parent.glob(path.name))
+    digest = hashlib.sha256(b"" if files else str(value).encode())
+    for file in files:
+        if file.is_file():
+            digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
