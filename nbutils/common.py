@@ -64,19 +64,26 @@ def write_atomic(path: str | Path, data: str | bytes) -> Path:
     return Path(path)
 
 
-def progress(iterable=None, *, total: int | None = None, desc: str = "", unit: str = "it", disable: bool = False):
-    """Return a tqdm bar: a widget in a notebook, a line in a terminal, sparse lines where output goes to a file."""
+def progress(
+    iterable=None, *, total: int | None = None, desc: str = "", unit: str = "it", disable: bool = False, **options
+):
+    """Return a tqdm bar: a widget in a notebook, a line in a terminal, nothing where output goes to a file.
+
+    In a notebook that `nbutils run` executes, the bar goes to the file named by $NBUTILS_PROGRESS, from which the
+    terminal shows it.
+    """
+    from tqdm import tqdm as plain
     from tqdm.auto import tqdm
 
-    quiet = not _interactive()
-    return tqdm(iterable, total=total, desc=desc, unit=unit, disable=disable or quiet, leave=False)
+    if target := os.environ.get("NBUTILS_PROGRESS"):
+        handle = open(target, "a", encoding="utf-8")  # noqa: SIM115 (the bar's, for as long as it lives)
+        return plain(iterable, total=total, desc=desc, unit=unit, disable=disable, file=handle, ncols=90, **options)
+    quiet = disable or not (in_notebook() or os.isatty(2))
+    return tqdm(iterable, total=total, desc=desc, unit=unit, disable=quiet, leave=False, **options)
 
 
-def _interactive() -> bool:
-    if os.environ.get("NBUTILS_NO_PROGRESS"):
-        return False
-    try:
-        get_ipython()  # type: ignore[name-defined]
-        return True
-    except NameError:
-        return os.isatty(2)
+def in_notebook() -> bool:
+    """Whether this process is a Jupyter kernel."""
+    import sys
+
+    return "ipykernel" in sys.modules and "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None

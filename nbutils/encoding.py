@@ -48,6 +48,7 @@ def encode(
     *,
     batch_size: int = 32,
     bf16: bool | None = None,
+    normalize: bool = True,
     show_progress: bool = False,
 ) -> np.ndarray:
     """Embed texts as queries or documents.
@@ -58,10 +59,11 @@ def encode(
         kind: which of the model's prompts to use.
         batch_size: texts a forward pass.
         bf16: compute in bfloat16; default is where it pays.
+        normalize: scale each vector to length 1; otherwise it is what the model gives.
         show_progress: show a bar.
 
     Returns:
-        float32 array of shape (n, dimensions), rows of length 1.
+        float32 array of shape (n, dimensions).
     """
     from sentence_transformers import SentenceTransformer
 
@@ -75,11 +77,13 @@ def encode(
         with autocast(model.device, bf16):
             vectors = model.encode(
                 texts, prompt=model.prompts.get(names[kind]), batch_size=batch_size, show_progress_bar=show_progress,
-                normalize_embeddings=True,
+                normalize_embeddings=normalize,
             )  # fmt: skip
     elif kind == "query":
         vectors = [model.get_query_embedding(text) for text in texts]
     else:
         vectors = model.get_text_embedding_batch(texts, show_progress=show_progress)
     vectors = np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)
+    if not normalize:
+        return vectors
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -136,6 +136,25 @@ def longest_input(model: "SentenceTransformer") -> int:
     return model.max_seq_length or 512
 
 
+def reading_length(name: str | Path) -> int:
+    """Return how many tokens the model called `name` reads as shipped, without loading its weights."""
+    import json
+
+    from huggingface_hub import hf_hub_download
+
+    path = resolve_model(name)
+    try:
+        folder = Path(path)
+        file = (
+            folder / "sentence_bert_config.json"
+            if folder.is_dir()
+            else hf_hub_download(path, "sentence_bert_config.json")
+        )
+        return int(json.loads(Path(file).read_text(encoding="utf-8"))["max_seq_length"])
+    except (OSError, KeyError, TypeError, ValueError):
+        return min(load_tokenizer(name).model_max_length, 8192)
+
+
 def load_tokenizer(name: str | Path):
     """Return the tokenizer of the model called `name` (see `resolve_model`) without loading its weights."""
     from transformers import AutoTokenizer
@@ -144,9 +163,7 @@ def load_tokenizer(name: str | Path):
     try:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"Model {name!r} is neither packaged, nor a folder, nor reachable on the hub. Check the name and the network."
-        ) from error
+        raise UserError(f"Model {name!r} is not packaged, no folder, and not reachable on the hub.") from error
 
 
 def resolve_embed_model(name: "str | BaseEmbedding") -> "BaseEmbedding":

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -174,6 +175,11 @@ def find_file(name: str | Path) -> str:
         return text
     there = PROJECT / text
     return str(there) if there.exists() or any(PROJECT.glob(text)) else text
+
+
+def find_files(names: Iterable[str | Path]) -> list[str]:
+    """Return each file name as `find_file` does."""
+    return [find_file(name) for name in names]
 
 
 class Run:
@@ -411,19 +417,46 @@ def _execute(notebook: str, run: Run, parameters: dict[str, Any], say: Callable[
         first = next((line for line in cell.source.splitlines() if line.strip()), "")
         say(f"    cell {done}/{total}  {first[:80]}")
 
-    environment = {"NBUTILS_OUTPUTS": str(run.folder.parent), "NBUTILS_NO_PROGRESS": "1"}
+    environment = {"NBUTILS_OUTPUTS": str(run.folder.parent), "NBUTILS_PROGRESS": str(run.path(".progress"))}
     previous = {key: os.environ.get(key) for key in environment}
     os.environ.update(environment)
     try:
-        papermill.execute_notebook(
-            str(NOTEBOOKS / f"{notebook}.ipynb"), str(partial), parameters=parameters, kernel_name="python3",
-            progress_bar=False, on_cell_start=cell_started,
-        )  # fmt: skip
+        with _bars(run.path(".progress"), say):
+            papermill.execute_notebook(
+                str(NOTEBOOKS / f"{notebook}.ipynb"), str(partial), parameters=parameters, kernel_name="python3",
+                progress_bar=False, on_cell_start=cell_started,
+            )  # fmt: skip
     finally:
         for key, value in previous.items():
             os.environ.pop(key) if value is None else os.environ.update({key: value})
         if partial.exists():
             partial.replace(target)
+
+
+@contextlib.contextmanager
+def _bars(file: Path, say: Callable[[str], None], every: float = 5.0) -> Iterator[None]:
+    """Show the last state of the kernel's progress bar, written to `file`, every few seconds."""
+    stop = threading.Event()
+    file.write_text("")
+
+    def watch() -> None:
+        shown = ""
+        while not stop.wait(every):
+            with contextlib.suppress(OSError):
+                states = [line.strip() for line in re.split(r"[\r\n]", file.read_text(encoding="utf-8")[-2000:])]
+                last = next((line for line in reversed(states) if line), "")
+                if last != shown:
+                    shown = last
+                    say(f"        {last}")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+        file.unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,141 @@
+"""Retrieval metrics of each query, and what can be said of their means: intervals, paired tests, corrections."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+HIT_RANKS = (1, 3, 5, 10)
+
+
+def query_metrics(gains: np.ndarray, ideal: Sequence[np.ndarray], top_k: int = 5) -> dict[str, np.ndarray]:
+    """Return the metrics of each query.
+
+    The definitions are those of InformationRetrievalEvaluator (sentence-transformers) and trec_eval: a document
+    counts as relevant if its grade is above 0, nDCG takes the grade itself as gain, discounted by log2(rank + 1).
+
+    Args:
+        gains: shape (queries, depth), the grade of the document at each rank, best first; 0 where not relevant.
+        ideal: for each query the grades of all its relevant documents.
+        top_k: one more cut-off for hit rate and recall.
+
+    Returns:
+        Metric name -> float64 array of shape (queries,).
+    """
+    gains = np.asarray(gains, dtype=np.float64)
+    hits = gains > 0
+    depth = gains.shape[1]
+    relevant = np.array([np.count_nonzero(grades) for grades in ideal], dtype=np.float64)
+    ranks = np.arange(1, depth + 1)
+    found = np.cumsum(hits, axis=1)
+    cutoffs = sorted({*HIT_RANKS, top_k})
+
+    def at(k: int) -> np.ndarray:
+        return found[:, min(k, depth) - 1]
+
+    metrics = {f"hit_rate@{k}": (at(k) > 0).astype(np.float64) for k in cutoffs}
+    first = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, np.inf)
+    metrics["mrr@10"] = np.where(first <= 10, 1 / first, 0.0)
+    discount = 1 / np.log2(ranks[:10] + 1)
+    best = np.zeros((len(ideal), 10))
+    for row, grades in zip(best, ideal, strict=True):
+        top = np.sort(np.asarray(grades, dtype=np.float64))[::-1][:10]
+        row[: len(top)] = top
+    full_discount = 1 / np.log2(np.arange(1, 11) + 1)
+    metrics["ndcg@10"] = (gains[:, :10] @ discount) / (best @ full_discount)
+    precision = np.where(hits, found / ranks, 0.0)[:, :100]
+    metrics["map@100"] = precision.sum(axis=1) / np.minimum(relevant, 100)
+    metrics |= {f"recall@{k}": at(k) / relevant for k in cutoffs}
+    return metrics
+
+
+def _cluster_sums(values: np.ndarray, clusters: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sums of `values` (queries, columns) in each cluster, and the sizes of the clusters."""
+    _, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    sums = np.zeros((index.max() + 1, values.shape[1]))
+    np.add.at(sums, index, values)
+    return sums, np.bincount(index).astype(np.float64)
+
+
+def bootstrap_intervals(
+    values: np.ndarray, clusters: Sequence, *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return lower and upper bounds of the means, by the percentile bootstrap over clusters.
+
+    Questions about the same chunk are not independent, so whole chunks are drawn with replacement, each with all
+    its questions (Davison and Hinkley 1997, section 2.4; Sakai 2014 for retrieval).
+
+    Args:
+        values: shape (queries,) or (queries, columns), e.g. one column a metric, or paired differences.
+        clusters: for each query the name of its cluster.
+        level: coverage of the interval.
+        draws: bootstrap samples.
+        seed: of the random draws; the same seed gives the same bounds.
+
+    Returns:
+        Two arrays of shape (columns,).
+    """
+    values = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+    sums, sizes = _cluster_sums(values, clusters)
+    rng = np.random.default_rng(seed)
+    count = len(sizes)
+    means = []
+    for start in range(0, draws, 500):
+        picked = rng.integers(count, size=(min(500, draws - start), count))
+        weights = np.stack([np.bincount(row, minlength=count) for row in picked]).astype(np.float64)
+        means.append((weights @ sums) / (weights @ sizes)[:, None])
+    tail = (1 - level) / 2
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
+    return low, high
+
+
+def permutation_p(
+    differences: np.ndarray, clusters: Sequence, *, draws: int = 10_000, seed: int = 0
+) -> np.ndarray:
+    """Return two-sided p-values of the paired randomisation test for the mean difference being 0.
+
+    If two systems are alike, either could have produced each result: the sign of a whole chunk's differences is
+    flipped at random (Smucker, Allan and Carterette, CIKM 2007, with chunks in the place of topics). All sign
+    patterns are tried where there are no more than `draws` of them.
+
+    Args:
+        differences: shape (queries,) or (queries, columns): system minus base for each query.
+        clusters: for each query the name of its cluster.
+        draws: random sign patterns.
+        seed: of the random draws.
+
+    Returns:
+        Array of shape (columns,).
+    """
+    differences = np.asarray(differences, dtype=np.float64).reshape(len(differences), -1)
+    sums, _ = _cluster_sums(differences, clusters)
+    sums = sums[np.abs(sums).max(axis=1) > 0]
+    if not len(sums):
+        return np.ones(differences.shape[1])
+    observed = np.abs(sums.sum(axis=0)) - 1e-9
+    count = len(sums)
+    if 2**count <= draws:
+        signs = 1.0 - 2.0 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
+        return (np.abs(signs @ sums) >= observed).mean(axis=0)
+    rng = np.random.default_rng(seed)
+    extreme = np.zeros(differences.shape[1])
+    for start in range(0, draws, 1000):
+        signs = 1.0 - 2.0 * rng.integers(0, 2, size=(min(1000, draws - start), count))
+        extreme += (np.abs(signs @ sums) >= observed).sum(axis=0)
+    return (extreme + 1) / (draws + 1)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Return p-values corrected for their number by Holm's step-down method (Holm 1979).
+
+    Args:
+        p_values: m uncorrected p-values.
+
+    Returns:
+        Array of shape (m,), in the order given.
+    """
+    p_values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p_values, kind="stable")
+    corrected = np.empty_like(p_values)
+    steps = p_values[order] * np.arange(len(p_values), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return corrected
