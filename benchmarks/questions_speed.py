@@ -9,6 +9,7 @@ after the other, so with the defaults it takes 200 s.
 import argparse
 import contextlib
 import io
+import logging
 import math
 import subprocess
 import sys
@@ -20,7 +21,6 @@ from pathlib import Path
 from llama_index.core.schema import TextNode
 from llama_index.llms.openai_like import OpenAILike
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from nbutils.questions import generate_qa_embedding_pairs
 
 SERVER = Path(__file__).parents[1] / "tests" / "openai_server.py"
@@ -32,12 +32,16 @@ def main() -> int:
     parser.add_argument("--delay", type=float, default=0.5, help="seconds a call takes")
     parser.add_argument("--concurrency", type=int, default=16)
     options = parser.parse_args()
+    logging.disable(logging.INFO)  # importing llama_index.finetuning makes httpx log each call
     nodes = [
         TextNode(id_=f"chunk-{i}", text=f"Report {i}: the harvest of orchard number {i} came to {i * 37} tonnes. " * 20)
         for i in range(options.chunks)
     ]
     command = [sys.executable, str(SERVER), "--delay", str(options.delay)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, tempfile.TemporaryDirectory() as folder:
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         try:
             llm = OpenAILike(
                 model="bench",

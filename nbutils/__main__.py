@@ -22,6 +22,29 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--fresh", action="store_true", help="do steps again that are up to date")
     command.set_defaults(function=run)
 
+    command = commands.add_parser("batch", help="run a plan: a CSV or YAML file, or a folder of documents")
+    command.add_argument("plan", metavar="PLAN", help="CSV or YAML, a row a run; or a folder, a document a run")
+    command.add_argument("--name", help="the batch's name (default: the plan's)")
+    command.add_argument("--jobs", type=int, default=1, help="runs at a time; the cores are shared out (default: 1)")
+    command.add_argument("--hold-out", action="append", default=[], metavar="FILE",
+                         help="for a folder: validate on this document (default: on pages of each one's own)")  # fmt: skip
+    command.add_argument("--profile", help="parameters for all runs: a name in notebooks/profiles, or a YAML file")
+    command.add_argument("-p", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE"), dest="parameters",
+                         help="set a parameter for all runs; a list such as '[1, 2]' tries each")  # fmt: skip
+    command.add_argument("--timeout", type=float, metavar="SECONDS", help="end a run that takes longer")
+    command.add_argument("--memory", type=float, metavar="GIB",
+                         help="end a run that holds more memory (default: the jobs share 90 %% of the machine's)")  # fmt: skip
+    command.add_argument("--dask", metavar="ADDRESS", help="do the runs on the workers of this Dask scheduler")
+    command.add_argument("--storage", metavar="ADDRESS",
+                         help="copy results there: s3://, gs://, abfs://, hdfs://, or a folder")  # fmt: skip
+    command.set_defaults(function=batch)
+
+    command = commands.add_parser("leaderboard", help="compare runs: notebook 05, as notebook, HTML and CSV")
+    command.add_argument("runs", nargs="*", metavar="RUN", help="runs to compare (default: all in outputs/)")
+    command.add_argument("--batch", default="", help="compare the runs of this batch")
+    command.add_argument("--name", default="leaderboard", help="folder in outputs/ to write to (default: leaderboard)")
+    command.set_defaults(function=leaderboard)
+
     command = commands.add_parser("params", help="print every parameter of every notebook")
     command.set_defaults(function=params)
 
@@ -56,6 +79,35 @@ def run(options: argparse.Namespace) -> int:
     if result.metrics is not None:
         print("\n" + result.metrics.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
     print(f"\nReport: {result.report}")
+    return 0
+
+
+def batch(options: argparse.Namespace) -> int:
+    """Run a plan and say what failed."""
+    from nbutils import batch as batches
+
+    plan = batches.read_plan(
+        options.plan, hold_out=options.hold_out, parameters=collect(options.parameters), profile=options.profile
+    )
+    name = options.name or batches.default_name(options.plan)
+    done = batches.run_batch(
+        plan, name, jobs=options.jobs, timeout=options.timeout, memory=options.memory, dask=options.dask,
+        storage=options.storage, say=_say,
+    )  # fmt: skip
+    print(f"\n{len(done.names('done'))} of {len(done.outcomes)} runs are done. Record: {done.path}")
+    for failed in done.names("failed"):
+        outcome = done.outcomes[failed]
+        print(f"nbutils: {failed}: {outcome.error} ({outcome.notebook or 'no notebook ran'})", file=sys.stderr)
+    print(f"Compare them: nbutils leaderboard --batch {name}")
+    return 0 if done.ok else 1
+
+
+def leaderboard(options: argparse.Namespace) -> int:
+    """Execute notebook 05 over runs that are done."""
+    from nbutils import leaderboard as board
+
+    result = board.write_leaderboard(options.runs, batch=options.batch, name=options.name, say=_say)
+    print("\n" + result.to_text())
     return 0
 
 

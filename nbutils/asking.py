@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import email.utils
 import functools
+import inspect
+import os
 import random
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from nbutils.common import UserError, progress
@@ -136,8 +138,8 @@ class Asker:
         if not requests:
             return
         self._random = random.Random(self.seed)
-        self._finished = 0
-        future = asyncio.run_coroutine_threadsafe(self._ask_all(requests), _loop())
+        self._finished, self._ended = 0, threading.Event()
+        future = asyncio.run_coroutine_threadsafe(self._ask_all(requests), _loop(os.getpid()))
         shown = 0
         with progress(total=len(requests), desc="Asking", unit="chunk", disable=not verbose) as bar:
             try:
@@ -150,11 +152,17 @@ class Asker:
                     on_tick()
             except BaseException:
                 future.cancel()
+                self._ended.wait(5)
                 raise
         future.result()
 
     async def _ask_all(self, requests: list[Request]) -> None:
-        waiting = iter(requests)
+        try:
+            await self._ask_in_turn(iter(requests), min(self.concurrency, len(requests)))
+        finally:
+            self._ended.set()
+
+    async def _ask_in_turn(self, waiting: Iterator[Request], concurrency: int) -> None:
 
         async def worker() -> None:
             for request in waiting:
@@ -164,7 +172,7 @@ class Asker:
         first = next(waiting)
         if not await self._ask(first):
             return
-        workers = [asyncio.ensure_future(worker()) for _ in range(min(self.concurrency, len(requests)))]
+        workers = [asyncio.ensure_future(worker()) for _ in range(concurrency)]
         try:
             await asyncio.gather(*workers)
         finally:
@@ -175,7 +183,8 @@ class Asker:
     async def _ask(self, request: Request) -> bool:
         """Ask one request until it is answered or has failed; False when the budget ends."""
         answer = Answer(request.key)
-        failures, bad_replies = 0, 0
+        failures, refusals, bad_replies = 0, 0, 0
+        successes = self._successes
         while True:
             await self._gate()
             reserved = request.tokens + request.tokens_out
@@ -184,7 +193,6 @@ class Asker:
                 if answer.calls:
                     self._hand_on(answer, "the budget ended while it was retried")
                 return False
-            before = self._successes
             answer.calls += 1
             self.calls += 1
             started = time.monotonic()
@@ -218,12 +226,17 @@ class Asker:
                 raise GenerationError(f"The LLM refused: {fault.reason}")
             if fault.kind == "skip":
                 return self._give_up(answer, fault.reason)
-            if not (fault.kind == "wait" and self._successes > before):
+            if fault.kind == "wait":  # a refused call costs nothing, and while others get through it is no failure
+                answer.calls -= 1
+                self.budget.used_calls -= 1
+                refusals = 1 if self._successes > successes else refusals + 1
+                successes = self._successes
+            else:
                 failures += 1
             self.note = f", retrying: {fault.reason[:60]}"
-            if failures >= self.retry_limit:
+            if max(failures, refusals) >= self.retry_limit:
                 return self._give_up(answer, fault.reason)
-            await self._back_off(fault, max(failures, 1))
+            await self._back_off(fault, max(failures, refusals))
 
     async def _gate(self) -> None:
         while (left := self._not_before - time.monotonic()) > 0:
@@ -278,8 +291,8 @@ class Asker:
 
 
 @functools.cache
-def _loop() -> asyncio.AbstractEventLoop:
-    """One loop for the life of the process: an LLM's connections belong to the loop that opened them."""
+def _loop(process: int) -> asyncio.AbstractEventLoop:
+    """Return one loop for the life of a process: an LLM's connections belong to the loop that opened them."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="nbutils-asking", daemon=True).start()
     return loop
@@ -304,11 +317,25 @@ async def _in_thread(function: Callable):
     return await result
 
 
+def without_retries(llm):
+    """Return a copy of an LLM whose client does not retry by itself, where that can be told; else the LLM.
+
+    Retries are counted, spaced and budgeted here; a client's own would multiply them unseen.
+    """
+    if not isinstance(getattr(llm, "max_retries", None), int) or not hasattr(llm, "model_copy"):
+        return llm
+    quiet = llm.model_copy(update={"max_retries": 0})
+    client = getattr(quiet, "_aclient", None)
+    if hasattr(client, "with_options"):
+        quiet._aclient = client.with_options(max_retries=0)
+    return quiet
+
+
 def _is_async(llm) -> bool:
     from llama_index.core.llms import CustomLLM
 
     method = getattr(type(llm), "acomplete", None)
-    return method is not None and method is not CustomLLM.acomplete
+    return method is not None and inspect.unwrap(method) is not inspect.unwrap(CustomLLM.acomplete)
 
 
 def _get(thing, name: str):

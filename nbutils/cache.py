@@ -1,16 +1,18 @@
 """Embeddings kept on disk, so that no text is embedded twice by the same weights."""
 
 import hashlib
+import json
 import os
 import sqlite3
 import warnings
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nbutils.common import one_at_a_time
 from nbutils.encoding import Kind, encode, use_bf16
 
 if TYPE_CHECKING:
@@ -18,9 +20,16 @@ if TYPE_CHECKING:
 
 
 def default_cache_folder() -> Path:
-    """Return the folder for embeddings: `$NBUTILS_CACHE`, or `nbutils` in the user's cache folder."""
+    """Return the folder for embeddings: `$NBUTILS_CACHE`, or `.cache` in the project's outputs.
+
+    Where nbutils is installed without the project around it, it is `nbutils` in the user's cache folder.
+    """
+    from nbutils.runs import PROJECT, outputs_root
+
     if os.environ.get("NBUTILS_CACHE"):
         return Path(os.environ["NBUTILS_CACHE"])
+    if os.environ.get("NBUTILS_OUTPUTS") or (PROJECT / "pyproject.toml").is_file():
+        return outputs_root() / ".cache"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nbutils"
 
 
@@ -47,7 +56,12 @@ def model_fingerprint(model) -> str | None:
         digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
     digest.update(f"{inner} {inner.max_seq_length} {inner.truncate_dim}".encode())
     backend = getattr(inner.tokenizer, "backend_tokenizer", None)
-    digest.update(backend.to_str().encode() if backend else repr(inner.tokenizer).encode())
+    if backend:
+        state = json.loads(backend.to_str())
+        state |= {"truncation": None, "padding": None}  # these change with every call
+        digest.update(json.dumps(state, sort_keys=True).encode())
+    else:
+        digest.update(repr(inner.tokenizer).encode())
     return digest.hexdigest()
 
 
@@ -64,9 +78,12 @@ class EmbeddingCache:
 
     Args:
         folder: where `embeddings.sqlite` lies; None is `default_cache_folder()`, False keeps nothing.
+
+    The attribute `embedded` counts the texts that were not there and had to be embedded.
     """
 
     def __init__(self, folder: str | Path | bool | None = None):
+        self.embedded = 0
         self.file = None
         if folder is not False:
             self.file = Path(folder or default_cache_folder()) / "embeddings.sqlite"
@@ -80,37 +97,45 @@ class EmbeddingCache:
         bf16: bool | None = None,
         normalize: bool = True,
         show_progress: bool = False,
+        fingerprint: str | None = None,
     ) -> np.ndarray:
         """Embed texts as `nbutils.encoding.encode` does, taking from the cache what it holds.
 
-        Equal texts are embedded once.
+        Equal texts are embedded once. `fingerprint` saves computing `model_fingerprint(model)` again.
 
         Returns:
             float32 array of shape (n, dimensions).
         """
         unique = list(dict.fromkeys(texts))
-        keys = self._keys(model, unique, kind, bf16)
+        keys = self._keys(model, unique, kind, bf16, fingerprint)
         known = self._read(keys) if keys else {}
-        missing = [i for i in range(len(unique)) if not keys or keys[i] not in known]
-        if missing:
-            texts_left = [unique[i] for i in missing]
-            fresh = encode(model, texts_left, kind, bf16=bf16, normalize=False, show_progress=show_progress)
-            if not keys:
-                vectors = fresh
-            else:
+        if keys and any(key not in known for key in keys):
+            wanted = hashlib.blake2b(b"".join(keys), digest_size=8).hexdigest()
+            with one_at_a_time(self.file.parent, f"texts-{wanted}") if self.file else nullcontext():
+                known |= self._read([key for key in keys if key not in known])
+                missing = [i for i, key in enumerate(keys) if key not in known]
+                fresh = self._encode(model, [unique[i] for i in missing], kind, bf16, show_progress)
                 known |= {keys[i]: vector for i, vector in zip(missing, fresh, strict=True)}
                 self._write({keys[i]: known[keys[i]] for i in missing})
-        if keys or not missing:
+        elif not keys and unique:
+            vectors = self._encode(model, unique, kind, bf16, show_progress)
+        if keys or not unique:
             vectors = np.stack([known[key] for key in keys]) if keys else np.zeros((0, 0), np.float32)
         if normalize:
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         row = {text: i for i, text in enumerate(unique)}
         return vectors[[row[text] for text in texts]]
 
-    def _keys(self, model, texts: list[str], kind: Kind, bf16: bool | None) -> list[bytes] | None:
+    def _encode(self, model, texts: list[str], kind: Kind, bf16, show_progress: bool) -> np.ndarray:
+        self.embedded += len(texts)
+        if not texts:
+            return np.zeros((0, 0), np.float32)
+        return encode(model, texts, kind, bf16=bf16, normalize=False, show_progress=show_progress)
+
+    def _keys(self, model, texts: list[str], kind: Kind, bf16, fingerprint: str | None) -> list[bytes] | None:
         if not self.file or not texts:
             return None
-        fingerprint = model_fingerprint(model)
+        fingerprint = fingerprint or model_fingerprint(model)
         if fingerprint is None:
             return None
         inner = sentence_transformer(model)
@@ -134,7 +159,7 @@ class EmbeddingCache:
         return connection
 
     def _read(self, keys: list[bytes]) -> dict[bytes, np.ndarray]:
-        if not self.file.exists():
+        if not self.file or not self.file.exists():
             return {}
         found = {}
         try:

@@ -2,11 +2,18 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock
+    fcntl = None
 
 
 class UserError(ValueError):
@@ -62,6 +69,45 @@ def write_atomic(path: str | Path, data: str | bytes) -> Path:
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
     return Path(path)
+
+
+def remember(folder: str | Path | None, key: str, make: Callable[[], Any]) -> Any:
+    """Return what `make` returned for this key before, in any process; call it once and keep its JSON otherwise.
+
+    Processes that want the same key at the same time wait for the one that makes it. An error keeps nothing. A folder
+    that cannot be written to is not used.
+
+    Args:
+        folder: where files are kept; None calls `make`.
+        key: letters, digits and `-`; must follow from all that the value depends on.
+        make: returns a value that JSON can hold.
+    """
+    if folder is None:
+        return make()
+    file = Path(folder) / f"{key}.json"
+    with one_at_a_time(folder, key):
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads(file.read_text(encoding="utf-8"))
+        value = make()
+        with contextlib.suppress(UserError):
+            write_atomic(file, json.dumps(value, ensure_ascii=False))
+        return value
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: str | Path, key: str) -> Iterator[None]:
+    """Let one process at a time into the block for this key; a folder that cannot be written to holds no one up."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        lock = open(Path(folder) / f".{key[:10]}.lock", "w")  # noqa: SIM115
+    except OSError:
+        yield
+        return
+    with lock:
+        if fcntl:
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def progress(

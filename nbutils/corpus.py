@@ -1,7 +1,10 @@
 """From files to chunks: read PDFs and texts, split them, and keep training and validation apart."""
 
+import functools
 import glob
 import hashlib
+import importlib.metadata
+import itertools
 import json
 import re
 import time
@@ -13,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import ParseError
 
-from nbutils.common import UserError, content_hash, progress, write_atomic
+from nbutils.common import UserError, content_hash, progress, remember, write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +37,7 @@ def load_corpus(
     chunk_overlap: int | None = None,
     download_folder: str | Path = DOWNLOADS,
     max_megabytes: float = 200,
+    cache: str | Path | None = None,
     **splitter_options,
 ) -> "list[TextNode]":
     """Read files and split them into chunks.
@@ -50,6 +54,7 @@ def load_corpus(
             `chunk_size`, at most 200.
         download_folder: where files from URLs are kept.
         max_megabytes: refuse larger downloads.
+        cache: a folder that keeps what was read and split, by content and settings, for other runs; default is none.
         splitter_options: further arguments of `llama_index.core.node_parser.SentenceSplitter`.
 
     Returns:
@@ -63,25 +68,36 @@ def load_corpus(
     files = [files] if isinstance(files, str | Path) else list(files)
     if verbose:
         print(f"Loading files {_shown(files)}")
-    documents = load_documents(files, download_folder=download_folder, max_megabytes=max_megabytes)
+    documents = load_documents(files, download_folder=download_folder, max_megabytes=max_megabytes, cache=cache)
     if verbose:
         empty = sum(not document.text for document in documents)
         print(f"Loaded {len(documents)} docs" + (f" ({empty} without text)" if empty else ""))
-    nodes = _nodes((chunk, document.metadata) for document in documents for chunk in splitter.split_text(document.text))
+    settings = json.dumps([chunk_size, chunk_overlap, splitter_options], sort_keys=True, default=str)
+    chunks = []
+    for _, file in itertools.groupby(documents, lambda document: document.metadata["file_name"]):
+        pages = list(file)
+        key = content_hash(_code_version(), settings, *(page.text for page in pages), length=32)
+        split = remember(cache, f"chunks-{key}", lambda pages=pages: [splitter.split_text(page.text) for page in pages])
+        chunks += [(chunk, page.metadata) for page, texts in zip(pages, split, strict=True) for chunk in texts]
+    nodes = _nodes(chunks)
     if verbose:
         print(f"Parsed {len(nodes)} nodes")
     return nodes
 
 
 def load_documents(
-    files: Files, *, download_folder: str | Path = DOWNLOADS, max_megabytes: float = 200
+    files: Files,
+    *,
+    download_folder: str | Path = DOWNLOADS,
+    max_megabytes: float = 200,
+    cache: str | Path | None = None,
 ) -> "list[Document]":
     """Read files into one document a page (PDF) or a file (everything else).
 
     Drop-in for `SimpleDirectoryReader(input_files=files).load_data()`.
 
     Args:
-        files, download_folder, max_megabytes: as for `load_corpus`.
+        files, download_folder, max_megabytes, cache: as for `load_corpus`.
 
     Returns:
         Documents in order; a PDF page without text is a document with the text "".
@@ -97,7 +113,7 @@ def load_documents(
     ]
     documents = []
     for path, name in progress(list(zip(paths, _short_names(paths), strict=True)), desc="Reading", unit="file"):
-        for text, metadata in _read(path):
+        for text, metadata in _pages(path, cache):
             metadata = {"file_name": name} | metadata
             documents.append(
                 Document(
@@ -185,6 +201,21 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 # Reading one file
 
 
+def _pages(path: Path, cache: str | Path | None) -> list[tuple[str, dict]]:
+    """Return what `_read` yields, from the cache where this very file was read before."""
+    if cache is None or not path.is_file():
+        return list(_read(path))
+    key = content_hash(_code_version(), path.suffix.lower(), hashlib.sha256(path.read_bytes()).hexdigest(), length=32)
+    return remember(cache, f"pages-{key}", lambda: list(_read(path)))
+
+
+@functools.cache
+def _code_version() -> str:
+    """Return what, with a file's content, decides its pages and chunks: this module and the packages behind it."""
+    versions = [importlib.metadata.version(package) for package in ("pypdfium2", "llama-index-core")]
+    return content_hash(Path(__file__).read_text(encoding="utf-8"), *versions)
+
+
 def _read(path: Path) -> Iterator[tuple[str, dict]]:
     """Yield the text and metadata of each page of a PDF, or of the whole file for other types."""
     try:
@@ -268,10 +299,14 @@ def _page_text(pdf, number: int) -> str | None:
 
 
 def _is_cut_off(data: bytes) -> bool:
-    linearized = re.search(rb"/Linearized\b.{0,200}?/L\s+(\d+)", data[:2048], re.DOTALL)
-    if linearized and int(linearized[1]) > len(data):
+    """Whether a PDF is shorter than it says, has no end mark, or goes on with objects after the last one."""
+    length = re.search(rb"/Linearized\b.{0,200}?/L\s+(\d+)", data[:2048], re.DOTALL)
+    if length and int(length[1]) > len(data):
         return True
-    return b"%%EOF" not in data and not re.search(rb"startxref\s+\d+\s*%{0,2}\w{0,3}\s*$", data[-64:])
+    end = data.rfind(b"%%EOF")
+    if end < 0:
+        return not re.search(rb"startxref\s+\d+\s*%{0,2}\w{0,3}\s*$", data[-64:])
+    return bool(re.search(rb"\d \d+ obj\b", data[end:]))
 
 
 _HYPHEN = "\ufffe"  # pdfium's mark for a hyphen at the end of a line, which it joins with the next
@@ -326,10 +361,10 @@ def _decode(path: Path, data: bytes) -> str:
         return data.decode("cp1252", "replace")
 
 
-_HTML_BLOCKS = (
-    "address article aside blockquote body br caption dd details div dl dt figcaption figure footer form h1 h2 h3 h4 h5 h6 "
-    "header hr li main nav ol p pre section summary table td th title tr ul"
-).split()
+_HTML_BLOCKS = re.compile(
+    "(address|article|aside|blockquote|body|br|caption|dd|details|div|dl|dt|figcaption|figure|footer|form|h[1-6]|header|hr"
+    "|li|main|nav|ol|p|pre|section|summary|table|td|th|title|tr|ul)$"
+)
 
 
 def _html_text(data: bytes) -> str:
@@ -440,6 +475,18 @@ def save_corpus(nodes: "Sequence[TextNode]", path: str | Path) -> Path:
     return write_atomic(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
 
+def check_size(nodes: "Sequence[TextNode]", parameter: str) -> None:
+    """Make sure that there is something to search.
+
+    Raises:
+        UserError: fewer than 2 chunks; the message names `parameter`.
+    """
+    if len(nodes) < 2:
+        raise UserError(
+            f"{parameter} gives {len(nodes)} chunk(s); searching needs 2 or more. Add longer documents or lower CHUNK_SIZE."
+        )
+
+
 def read_corpus(path: str | Path) -> "list[TextNode]":
     """Read the chunks that `save_corpus` wrote.
 
@@ -448,12 +495,11 @@ def read_corpus(path: str | Path) -> "list[TextNode]":
     """
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(rows, list):
+            raise TypeError("a saved corpus is a list")
+        return _link([_node(str(row["id"]), row["text"], row["metadata"]) for row in rows])
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}. Run 01_build_corpus first.") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not a saved corpus. Run 01_build_corpus again.") from error
-    try:
-        return _link([_node(str(row["id"]), row["text"], row["metadata"]) for row in rows])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a saved corpus. Run 01_build_corpus again.") from error
 

@@ -1,5 +1,8 @@
 """How well models find the right chunk: the walkthrough's two functions, and a comparison that can be believed."""
 
+import json
+import re
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nbutils.cache import EmbeddingCache, sentence_transformer
+from nbutils.cache import EmbeddingCache, model_fingerprint, sentence_transformer
 from nbutils.common import UserError, progress, write_atomic
 from nbutils.search import Ranking, bm25_search, fuse, retrieve_as_llama_index, vector_search
 from nbutils.stats import bootstrap_intervals, holm, permutation_p, query_metrics
@@ -99,13 +102,28 @@ def evaluate(
     return rows
 
 
+def embed_dataset(
+    dataset, model: "Model", *, bf16: bool | None = False, cache: str | Path | bool | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors of a dataset's questions and chunks, float32, shapes (n, dimensions), length 1 each.
+
+    Args:
+        dataset: anything with `queries` and `corpus`.
+        model: a name or a model.
+        bf16: compute in bfloat16; None is where it pays.
+        cache: folder of the embedding cache, False for none.
+    """
+    return _embed(dataset, _load(model), EmbeddingCache(cache), bf16)
+
+
 def _check_top_k(top_k: int) -> None:
     if not isinstance(top_k, int) or top_k < 1:
         raise UserError(f"top_k is {top_k!r}; use a whole number of at least 1.")
 
 
 def _embed(dataset, model, cache: EmbeddingCache, bf16, show_progress: bool = False, normalize: bool = True):
-    options = {"bf16": bf16, "normalize": normalize, "show_progress": show_progress}
+    fingerprint = model_fingerprint(model) if cache.file else None
+    options = {"bf16": bf16, "normalize": normalize, "show_progress": show_progress, "fingerprint": fingerprint}
     corpus = cache.embed(model, list(dataset.corpus.values()), "document", **options)
     return cache.embed(model, list(dataset.queries.values()), "query", **options), corpus
 
@@ -114,16 +132,20 @@ def _retrieve_from_store(store, queries: np.ndarray, corpus: np.ndarray, texts: 
     from llama_index.core.schema import TextNode
     from llama_index.core.vector_stores import VectorStoreQuery
 
+    names = {str(uuid.uuid5(uuid.NAMESPACE_OID, chunk)): chunk for chunk in texts}  # some stores take only UUIDs
     nodes = [
-        TextNode(id_=chunk, text=text, embedding=vector.tolist())
-        for (chunk, text), vector in zip(texts.items(), corpus, strict=True)
+        TextNode(id_=name, text=texts[chunk], embedding=vector.tolist())
+        for (name, chunk), vector in zip(names.items(), corpus, strict=True)
     ]
     for start in range(0, len(nodes), 1000):
-        store.add(nodes[start : start + 1000])
+        part = nodes[start : start + 1000]
+        stored = store.add(part)  # and some give ids of their own
+        names |= {str(own): names[node.node_id] for own, node in zip(stored, part, strict=True)}
     retrieved = []
     for vector in queries:
         result = store.query(VectorStoreQuery(query_embedding=vector.tolist(), similarity_top_k=top_k))
-        retrieved.append(result.ids or [node.node_id for node in result.nodes or []])
+        found = result.ids or [node.node_id for node in result.nodes or []]
+        retrieved.append([names[str(name)] for name in found])
     return retrieved
 
 
@@ -172,13 +194,14 @@ def evaluate_st(
     if model is None:
         raise UserError(f"evaluate_st needs a sentence-transformers model; {model_id!r} is none. Use evaluate for it.")
     store = EmbeddingCache(cache)
+    options = {"bf16": bf16, "normalize": False, "fingerprint": model_fingerprint(model) if store.file else None}
 
     class Evaluator(InformationRetrievalEvaluator):
         def embed_inputs(self, model, sentences, encode_fn_name=None, **kwargs):
             import torch
 
             kind = "query" if encode_fn_name == "query" else "document"
-            return torch.from_numpy(store.embed(model, sentences, kind, bf16=bf16, normalize=False))
+            return torch.from_numpy(store.embed(model, sentences, kind, **options))
 
     evaluator = Evaluator(dataset.queries, dataset.corpus, relevant, name=name)
     metrics = evaluator(model)
@@ -207,7 +230,8 @@ class Comparison:
         base: name of the system that differences are taken from.
         weights: hybrid system -> weight of the dense ranking.
         notes: what a reader must know, e.g. which systems were left out and why.
-        costs: a row a dense system: `system`, `parameters`, `dimensions`, `max_seq_length`, `seconds` of embedding.
+        costs: a row a dense system: `system`, `parameters`, `dimensions`, `max_seq_length` (tokens), `embedded`
+            (texts that were not in the cache) and `seconds` for embedding and search.
     """
 
     per_query: "pd.DataFrame"
@@ -234,6 +258,62 @@ class Comparison:
     def _repr_html_(self) -> str:
         return self.summary()._repr_html_()
 
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the results to `folder` and return the files, each written whole.
+
+        `metrics.csv`, `differences.csv` and `per_query.csv` are tidy; `results.json` holds the first two, the weights
+        and the notes; `runs/SET.SYSTEM.trec` and `qrels/SET.trec` are in TREC's format for trec_eval, ranx and others.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        folder, written = Path(folder), []
+        per_query = self.per_query.assign(retrieved=self.per_query.retrieved.map(" ".join)).drop(columns="cluster")
+        frames = {"metrics": self.table, "differences": self.differences, "per_query": per_query}
+        for name, frame in frames.items():
+            written.append(write_atomic(folder / f"{name}.csv", frame.to_csv(index=False)))
+        results = {
+            "base": self.base, "tuned": self.tuned, "weights": self.weights, "notes": self.notes,
+            "metrics": json.loads(self.table.to_json(orient="records")),
+            "differences": json.loads(self.differences.to_json(orient="records")),
+        }  # fmt: skip
+        written.append(write_atomic(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False)))
+        for question_set, dataset in self.datasets.items():
+            lines = [
+                f"{_token(query)} 0 {_token(chunk)} {grade:g}"
+                for query, grades in relevance(dataset).items() for chunk, grade in grades.items()
+            ]  # fmt: skip
+            written.append(write_atomic(folder / "qrels" / f"{slug(question_set)}.trec", "\n".join(lines) + "\n"))
+            for system, ranking in self.rankings[question_set].items():
+                file = folder / "runs" / f"{slug(question_set)}.{slug(system)}.trec"
+                written.append(write_atomic(file, trec_run(dataset, ranking, system)))
+        return written
+
+
+def slug(name: str) -> str:
+    """Return a name without spaces or marks, for files and TREC run tags."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-").lower() or "unnamed"
+
+
+def _token(name: str) -> str:
+    return re.sub(r"\s+", "_", name)
+
+
+def trec_run(dataset, ranking: Ranking, system: str) -> str:
+    """Return a ranking in TREC's run format: `query Q0 chunk rank score tag`.
+
+    trec_eval sorts by score in single precision and ignores the rank, so equal scores are lowered by the least step.
+    """
+    ids, lines = [_token(chunk) for chunk in dataset.corpus], []
+    for query, index, scores in zip(dataset.queries, ranking.index, ranking.score, strict=True):
+        last = np.float32(np.inf)
+        for rank, (chunk, score) in enumerate(zip(index, scores, strict=True), start=1):
+            if chunk < 0:
+                break
+            last = min(np.float32(score), np.nextafter(last, np.float32(-np.inf)))
+            lines.append(f"{_token(query)} Q0 {ids[chunk]} {rank} {last!s} {slug(system)}\n")
+    return "".join(lines)
+
 
 def compare_models(
     dataset,
@@ -258,7 +338,8 @@ def compare_models(
         dataset: anything with `queries`, `corpus` and `relevant_docs` (ids, or id -> grade); or a mapping from the
             name of a question set to such a dataset.
         models: system name -> model (a name, a LlamaIndex embedding, a SentenceTransformer; None leaves it out with
-            a note), or a list of models. The first is the base, the second the fine-tuned one unless told otherwise.
+            a note), or a list of models. Unless told otherwise the first is the base, and the one with "tuned" in its
+            name, or else the second, the fine-tuned one.
         top_k: one more cut-off for hit rate and recall, beside 1, 3, 5 and 10.
         base: the system that differences are taken from.
         tuned: the fine-tuned system.
@@ -291,7 +372,8 @@ def compare_models(
     present = _present(models, notes)
     names = list(present)
     base = base or (names[0] if names else None)
-    tuned = tuned or next((name for name in names if name != base), None)
+    others = [name for name in names if name != base]
+    tuned = tuned or next((name for name in others if "tuned" in name.lower()), next(iter(others), None))
     for label, name in (("base", base), ("tuned", tuned)):
         if name is not None and name not in present:
             raise UserError(f"{label} is {name!r}, which is not among the models: {', '.join(names)}.")
@@ -306,11 +388,11 @@ def compare_models(
     def run(system: str, model) -> None:
         import time
 
-        start = time.perf_counter()
+        start, before = time.perf_counter(), store.embedded
         for name, data in everything.items():
             queries, corpus = _embed(data, model, store, bf16)
             rankings[name][system] = vector_search(queries, corpus, list(data.corpus))
-        costs.append(_cost(system, model, corpus.shape[1], time.perf_counter() - start))
+        costs.append(_cost(system, model, corpus.shape[1], store.embedded - before, time.perf_counter() - start))
 
     lengths = {}
     for system in progress(names, desc="models", unit="model", disable=not verbose):
@@ -324,8 +406,10 @@ def compare_models(
         inner = sentence_transformer(model)
         shipped, inner.max_seq_length = inner.max_seq_length, lengths[tuned]
         longer = f"{base}, {lengths[tuned]} tokens"
-        run(longer, model)
-        inner.max_seq_length = shipped
+        try:
+            run(longer, model)
+        finally:
+            inner.max_seq_length = shipped
         names.insert(names.index(base) + 1, longer)
     weights = {}
     for name, data in everything.items():
@@ -372,13 +456,14 @@ def _present(models: "Mapping[str, Model | None]", notes: list[str]) -> "dict[st
     return present
 
 
-def _cost(system: str, model, dimensions: int, seconds: float) -> dict:
+def _cost(system: str, model, dimensions: int, embedded: int, seconds: float) -> dict:
     inner = sentence_transformer(model)
     return {
         "system": system,
         "parameters": sum(p.numel() for p in inner.parameters()) if inner is not None else None,
         "dimensions": dimensions,
         "max_seq_length": inner.max_seq_length if inner is not None else None,
+        "embedded": embedded,
         "seconds": round(seconds, 2),
     }
 
@@ -389,7 +474,7 @@ def _hybrid_weight(dev, rankings: dict[str, Ranking] | None, system: str) -> flo
     grid = [round(0.1 * step, 1) for step in range(1, 10)]
     ids = list(dev.corpus)
     scores = [
-        _gain_metrics(dev, fuse(rankings[system], rankings[BM25], ids, weight))["ndcg@10"].mean() for weight in grid
+        ranking_metrics(dev, fuse(rankings[system], rankings[BM25], ids, weight))["ndcg@10"].mean() for weight in grid
     ]
     return grid[int(np.argmax(scores))]
 
@@ -404,7 +489,8 @@ def _gains(dataset, ranking: Ranking) -> tuple[np.ndarray, list[np.ndarray]]:
     return gains, ideal
 
 
-def _gain_metrics(dataset, ranking: Ranking, top_k: int = 5) -> dict[str, np.ndarray]:
+def ranking_metrics(dataset, ranking: Ranking, top_k: int = 5) -> dict[str, np.ndarray]:
+    """Return the metrics of each question for a ranking; see `nbutils.stats.query_metrics`."""
     return query_metrics(*_gains(dataset, ranking), top_k)
 
 

@@ -69,28 +69,36 @@ def is_too_short_or_long(question: str, least: int, most: int) -> bool:
 
 _POINTS_AWAY = re.compile(
     r"""
-      \b(?:according\ to|based\ (?:up)?on|as\ (?:stated|described|mentioned|shown|outlined|noted|indicated|discussed)\ (?:in|by)
-        |in|from|within|by|of|per|given|using|with|throughout|following)\s+
-        (?:the|this|that|these|our|your|a)\s+(?:(?:given|provided|above|following|preceding|same|current|attached|whole|entire)\s+)*
-        (?:context|passage|excerpt|snippet|paragraph|extract|text(?!\s+of\b)|chunk|page|table(?:s)?\s+(?:above|below|provided|shown)|source\s+text
-          |(?:information|data|details?|content|materials?)\s+(?:provided|given|above|presented|contained|in\ the\ context))\b
-    | \b(?:the|this)\s+(?:given|provided|above|following|preceding|aforementioned)\s+
-        (?:context|passage|excerpt|text|document|information|table|list|paragraph|section|statements?|data|content|report|chart|figure)\b
-    | \bcontext(?:\ information)?\s+(?:provided|given)\b | \bcontext\ information\b | \bthis\ (?:passage|excerpt|paragraph|snippet|extract|chunk|table)\b
-    | \b(?:table|chart|figure|list|section|paragraph|passage|text|information|statements?|example|data|graph)s?\ (?:above|below)\b
-    | \b(?:above|below)[-\ ]mentioned\b | \b(?:mentioned|described|listed|shown|stated|discussed|outlined|referenced)\ (?:above|below|here)\b
-    | \b(?:mentioned|described|listed|stated|discussed|outlined|referenced|provided|referred\ to)\ in\ (?:the|this)\ (?:given\ |provided\ )?
-        (?:context|passage|text|document|excerpt|section|paragraph|table|list|page|information)\b
-    | \bas\ a\ (?:teacher|professor|student)\b | \bin\ your\ own\ words\b
-    | \b(?:laut|gemäß|im|in|aus|nach)\s+(?:dem|der|diesem|dieser)?\s*(?:obigen|obige[nr]?|vorliegenden?|gegebenen?|vorstehenden?)\s+\w+
-    | \b(?:laut|gemäß)\s+(?:dem|diesem)\s+(?:text|kontext|abschnitt|auszug|dokument)\b | \bin\ diesem\ (?:text|abschnitt|auszug)\b | \boben\ (?:genannt|erwähnt|beschrieben)
-    | \b(?:selon|d['’]après|dans)\s+(?:le|la|ce|cet|cette)\s+(?:texte|passage|extrait|contexte|document|tableau\ ci-dessus)\b | \bci-(?:dessus|dessous)\b
-    | \b(?:según|de\ acuerdo\ con|en)\s+(?:el|la|este|esta)\s+(?:texto|pasaje|fragmento|contexto|documento|tabla\ anterior|párrafo)\b
-    | \b(?:secondo|in|nel)\s+(?:il|questo|questa)?\s*(?:testo|brano|passaggio|contesto|documento)\b
-    | \b(?:segundo|de\ acordo\ com|n?este?)\s+(?:o|este)?\s*(?:texto|trecho|contexto|documento|passagem)\b
-    | \b(?:volgens|in)\s+(?:de|deze|dit|het)\s+(?:tekst|passage|fragment|context|document|bovenstaande)\b
-    | (?:согласно|в)\s+(?:этому?|этом|данному?|данном|приведенн\w+)\s+(?:тексту?|отрывк\w+|контекст\w+|документ\w+|таблиц\w+)
-    | 根据(?:上文|本文|以上|上述|文中|给定|该段) | (?:上述|以上|上)(?:文本|段落|表格|内容|表) | (?:この|上記の|本)(?:文章|文書|表|段落|テキスト|文脈) | 위(?:의)?\s?(?:글|표|문단|본문)
+      \b(?:according\ to|based\ (?:up)?on|(?:stated|described|mentioned|shown|outlined|noted|discussed)\ (?:in|by)
+          |in|from|within|by|per|given|using|with|throughout)
+        \s+(?:the|this|that|these)\s+(?:(?:given|provided|above|following|preceding|same|attached|whole|entire)\s+)*
+        (?:context(?!\ of\b)|passage|excerpt|snippet|paragraph|extract|text(?!\ (?:of|messag))|chunk|source\ text
+          |tables?\ (?:above|below|provided|shown)
+          |(?:information|data|details|content|material)\ (?:provided|given|above))\b
+    | \b(?:according\ to|based\ on|stated\ in|described\ in|mentioned\ in|discussed\ in|outlined\ in|provided\ in)
+        \s+(?:the|this)\s+(?:document|section|list|table|page|information|statement)\b(?!\s+(?:of|on|for|between|dated)\b)
+    | \b(?:the|this)\s+(?:given|provided|above|preceding|aforementioned|following)\s+
+        (?:context|passage|excerpt|text|document|information|table|list|paragraph|section|data|content|chart|figure)\b
+    | \bcontext\ (?:information|provided|given)\b
+    | \bthis\ (?:passage|excerpt|paragraph|snippet|extract|chunk|table)\b
+    | \b(?:does|of|from)\ the\ document\b
+    | \bin\ this\ (?:document|context|text|section)\b
+    | \b(?:table|chart|figure|list|section|paragraph|passage|text|information|statement|data)s?\ (?:above|below)\b
+    | \b(?:above|below)[-\ ]mentioned\b
+    | \b(?:mentioned|described|listed|shown|stated|discussed)\ (?:above|below|here)\b
+    | \bas\ a\ (?:teacher|professor|student)\b | \b(?:teacher|professor)\ or\ (?:teacher|professor)\b
+    | \b(?:laut|gemäß|nach|im|in|aus)\s+(?:dem\ |der\ |diesem\ )?(?:obigen|obiger|vorliegenden|gegebenen)\s+\w+
+    | \b(?:laut|gemäß)\s+(?:dem|diesem)\s+(?:text|kontext|abschnitt|auszug|dokument)\b
+    | \bin\ diesem\ (?:text|abschnitt|auszug)\b | \boben\ (?:genannt|erwähnt|beschrieben)
+    | \b(?:selon|d['’]après|dans)\s+(?:le|ce|cet|cette)\s+(?:texte|passage|extrait|contexte|document)\b
+    | \bci-des(?:sus|sous)\b
+    | \b(?:según|de\ acuerdo\ con|en)\s+(?:el|este)\s+(?:texto|pasaje|fragmento|contexto|documento|párrafo)\b
+    | \b(?:secondo\ (?:il|questo)|in\ questo|nel)\s+(?:testo|brano|passaggio|documento)\b
+    | \b(?:segundo\ o|de\ acordo\ com\ o|neste|no)\s+(?:texto|trecho|documento)\b
+    | \b(?:volgens|in)\s+(?:de|deze|dit|het)\s+(?:tekst|passage|fragment|document|bovenstaande)\b
+    | (?:согласно|в)\s+(?:этому|этом|данному|данном|приведенн\w+)\s+(?:тексту?|отрывк\w+|контекст\w+|документ\w+)
+    | 根据(?:上文|本文|以上|上述|文中|给定|该段) | (?:上述|以上)(?:文本|段落|表格|内容)
+    | (?:この|上記の)(?:文章|文書|表|段落|テキスト|文脈) | 위(?:의)?\s?(?:글|표|문단|본문)
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -131,10 +139,21 @@ def near_duplicates(texts: list[str], threshold: float) -> dict[int, int]:
     return repeats
 
 
-_SIGNED = re.compile(r"/s/|^\s*(?:signatures?|by:\s*_*)\s*$|pursuant to the requirements of|power of attorney", re.I | re.M)
-_REFERENCE = re.compile(r"\bincorporated (?:herein )?by reference\b|^\s*\(?(?:exhibit\s+)?\d{1,3}\.\d{1,2}[*†+#]*\)?\s", re.I | re.M)
-_LEADER = re.compile(r"(?:\.\s?){4,}\s*\d{1,4}\s*$|^\s*(?:item|part|note|chapter|section|appendix)\s+[\divx]+[a-z]?\b[^\n]{0,120}?\d{1,4}\s*$", re.I | re.M)
-_SENTENCE = re.compile(r"[^\W\d_]{2,}[^.!?。！？।؟]{25,}[.!?。！？।؟]")
+_SIGNED = re.compile(
+    r"/s/|^\s*(?:signatures?|by:\s*_*)\s*$|pursuant to the requirements of|power of attorney",
+    re.IGNORECASE | re.MULTILINE,
+)
+_NUMBERED = re.compile(
+    r"\bincorporated (?:herein )?by reference\b|^\s*\(?(?:exhibit\s+)?\d{1,3}(?:\.\d{1,2}){1,2}[a-z]?[*†+#]*\)?\s",
+    re.IGNORECASE | re.MULTILINE,
+)
+_FILED = re.compile(r"\b(?:8-K|10-[KQ]|S-\d|F-\d|filed|exhibits?|xbrl|incorporated)\b", re.IGNORECASE)
+_LEADER = re.compile(
+    r"(?:\.\s?){4}\s*\d{1,4}\s*$"
+    r"|^\s*(?:item|part|note|chapter|section|appendix|kapitel|abschnitt|chapitre|capítulo|capitolo)\s+[\divx]+[a-z]?\b"
+    r"[^\n]{0,120}?\d{1,4}\s*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 def junk_kind(text: str) -> str:
@@ -143,9 +162,9 @@ def junk_kind(text: str) -> str:
     size = max(len(words(text)), 1)
     if len(_LEADER.findall(text)) >= max(5, 0.25 * len(lines)):
         return "contents"
-    if len(_SIGNED.findall(text)) >= max(2, size / 120):
+    if len(_SIGNED.findall(text)) >= max(2, size / 100):
         return "signatures"
-    if len(_REFERENCE.findall(text)) >= max(5, size / 60):
+    if len(_NUMBERED.findall(text)) >= max(5, size / 60) and len(_FILED.findall(text)) >= max(5, size / 60):
         return "exhibits"
     return ""
 
@@ -156,13 +175,9 @@ def is_prose(text: str) -> bool:
 
 
 def is_bare_table(text: str) -> bool:
-    """Whether a chunk is little but figures: hardly a sentence, and every third word a number."""
+    """Whether a chunk is little but figures: two words in five are numbers."""
     tokens = _WORD.findall(text)
-    if len(tokens) < 10:
-        return False
-    numbers = sum(token[0].isdigit() for token in tokens)
-    in_sentences = sum(len(_WORD.findall(match)) for match in _SENTENCE.findall(text))
-    return numbers > len(tokens) / 3 and in_sentences < len(tokens) / 2
+    return len(tokens) >= 10 and sum(token[0].isdigit() for token in tokens) > 0.4 * len(tokens)
 
 
 def skip_reason(text: str, filters: Filters) -> str:
@@ -176,7 +191,9 @@ def skip_reason(text: str, filters: Filters) -> str:
     return ""
 
 
-def brings_back(questions: list[str], chunk_ids: list[str], corpus: dict[str, str], first: int, model: str = "bm25") -> list[bool]:
+def brings_back(
+    questions: list[str], chunk_ids: list[str], corpus: dict[str, str], first: int, model: str = "bm25"
+) -> list[bool]:
     """Return for each question whether its own chunk is among the `first` that a search over the corpus finds.
 
     Args:
@@ -194,19 +211,15 @@ def brings_back(questions: list[str], chunk_ids: list[str], corpus: dict[str, st
         import bm25s
 
         index = bm25s.BM25()
-        vocabulary: dict[str, int] = {}
         index.index([words(text) or [""] for text in corpus.values()], show_progress=False)
-        del vocabulary
-        found, _ = index.retrieve([words(q) or [""] for q in questions], k=first, show_progress=False)
+        found, _ = index.retrieve([words(question) or [""] for question in questions], k=first, show_progress=False)
     else:
-        import torch
-
+        from nbutils.encoding import encode
         from nbutils.providers import load_model
+        from nbutils.search import vector_search
 
         encoder = load_model(model)
-        chunks = encoder.encode_document(list(corpus.values()), normalize_embeddings=True, convert_to_tensor=True)
-        asked = encoder.encode_query(questions, normalize_embeddings=True, convert_to_tensor=True)
-        found = torch.cat([(part @ chunks.T).topk(first).indices for part in asked.split(1024)]).tolist()
+        found = vector_search(encode(encoder, questions, "query"), encode(encoder, corpus.values()), ids, first).index
     return [chunk_id in {ids[int(row)] for row in rows} for chunk_id, rows in zip(chunk_ids, found, strict=True)]
 
 

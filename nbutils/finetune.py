@@ -1,303 +1,244 @@
 """Fine-tune an embedding model on (question, chunk) pairs: a drop-in for LlamaIndex's engine.
 
-The recipe, in short: a batch is some chunks with all their questions, each chunk is encoded once, every other
-chunk and every other chunk's question in the batch is a negative; a share of the chunks is held out to choose
-the best epoch and to say whether fine-tuning helped at all.
+The recipe in short: a batch is some chunks with all their questions; each chunk is encoded once; every other
+chunk and every question of another chunk is a negative; a share of the chunks is held out, with their questions,
+to choose the best epoch and to say whether fine-tuning helped at all.
 """
 
+import argparse
 import contextlib
 import json
 import math
+import os
+import shutil
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from sentence_transformers.base.evaluation import BaseEvaluator
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
 
-from nbutils.common import UserError, atomic_path, content_hash
+from nbutils.common import UserError, atomic_path, content_hash, progress
+from nbutils.dataset import EmbeddingQAFinetuneDataset
 from nbutils.encoding import encode, use_bf16
+from nbutils.grouped import GroupCollator, GroupedRankingLoss, Shuffle, process, processes
+from nbutils.model_card import in_the_older_form, model_card
 from nbutils.providers import DEFAULT_MODEL, load_model, longest_input
 
 if TYPE_CHECKING:
     import pandas as pd
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
+DEV_SCORE = "dev_ndcg@10"
+LENGTH_THAT_PAYS = 512  # tokens; see benchmarks/finetune_speed.py
+DEV_CORPUS_LIMIT = 2000  # chunks that a development question is searched in at most
 
-class GroupedRankingLoss(nn.Module):
-    """In-batch ranking loss over chunks and all their questions, each text encoded once.
 
-    For question q of chunk c the candidates are every chunk of the batch and every question of another chunk;
-    for chunk c with question q they are the questions of the other chunks. A chunk that also answers q, and
-    another question of the same chunk, is never a negative. The cross-entropies of both directions are averaged.
-    Source: the contrastive loss of GTE, https://arxiv.org/abs/2308.03281, section 3.3, without document–document
-    pairs.
+def search_scores(model: SentenceTransformer, dataset: Any, queries: list[str] | None = None) -> dict[str, float]:
+    """Search a dataset's chunks with its questions.
 
     Args:
-        model: the model to train.
-        positives: for each question's number the numbers of all chunks that answer it.
-        scale: inverse temperature that multiplies the cosine similarities.
-        tokens_per_pass: texts are sorted by length and encoded in sub-batches of about this many tokens.
-        tokens_kept: beyond this many tokens a batch, activations are computed again in the backward pass
-            instead of kept (gradient caching, https://arxiv.org/abs/2101.06983); None keeps all.
-        dimensions: sizes of Matryoshka prefixes to train besides the full vector
-            (https://arxiv.org/abs/2205.13147).
+        model: the model that embeds both.
+        dataset: anything with `queries`, `corpus` and `relevant_docs`.
+        queries: ids of the questions to ask; default is all. With these, at most 2,000 other chunks are searched.
+
+    Returns:
+        hit@5, mrr@10 and ndcg@10, each a mean over the questions between 0 and 1.
     """
-
-    def __init__(
-        self,
-        model: SentenceTransformer,
-        positives: list[list[int]],
-        *,
-        scale: float = 20.0,
-        tokens_per_pass: int = 4096,
-        tokens_kept: int | None = 8192,
-        dimensions: tuple[int, ...] = (),
-        shortest: float = 1.0,
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.positives = positives
-        self.scale = scale
-        self.tokens_per_pass = tokens_per_pass
-        self.tokens_kept = tokens_kept
-        self.dimensions = dimensions
-        self.shortest = shortest
-
-    def forward(self, features: list[dict[str, torch.Tensor]], labels: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return the loss.
-
-        Args:
-            features: tokens of the batch's questions, then of its chunks.
-            labels: `query` and `chunk`, the numbers of both, and `own`, for each question its chunk's row.
-        """
-        questions = self.embed(features[0])
-        if self.shortest < 1 and self.training:
-            features[1] = self.shorten(features[1])
-        chunks = self.embed(features[1])
-        query, chunk, own = labels["query"], labels["chunk"], labels["own"]
-        others = torch.zeros(len(query), len(chunk), dtype=torch.bool, device=own.device)
-        rows = {number: row for row, number in enumerate(chunk.tolist())}
-        for row, number in enumerate(query.tolist()):
-            for positive in self.positives[number]:
-                if positive in rows:
-                    others[row, rows[positive]] = True
-        others[torch.arange(len(own)), own] = False
-        loss = 0
-        for size in {*self.dimensions, chunks.shape[1]}:
-            q, c = (nn.functional.normalize(x[:, :size].float(), dim=1) for x in (questions, chunks))
-            to_chunk = (q @ c.T * self.scale).masked_fill(others, -torch.inf)
-            to_question = (q @ q.T * self.scale).masked_fill(own[:, None] == own, -torch.inf)
-            forward = nn.functional.cross_entropy(torch.cat([to_chunk, to_question], 1), own)
-            same = (own[:, None] == own) | others[:, own]
-            backward = (to_chunk.T[own]).masked_fill(same & ~torch.eye(len(own), dtype=torch.bool), -torch.inf)
-            backward = nn.functional.cross_entropy(backward, torch.arange(len(own), device=own.device))
-            loss = loss + (forward + backward) / 2
-        if not torch.isfinite(loss):
-            raise UserError(
-                "The loss is no longer a number. Lower learning_rate, or look for empty or broken texts in the dataset."
-            )
-        return loss
-
-    def shorten(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Cut each chunk to a random share of the full length, its last token kept as the end mark."""
-        ids, mask = features["input_ids"], features["attention_mask"].clone()
-        longest = ids.shape[1]
-        limits = (longest * torch.empty(len(ids)).uniform_(self.shortest, 1)).long().to(ids.device)
-        lengths = mask.sum(1)
-        cut = lengths > limits
-        ids = ids.clone()
-        ends = ids[torch.arange(len(ids)), lengths - 1]
-        ids[cut, limits[cut] - 1] = ends[cut]
-        mask *= torch.arange(longest, device=mask.device) < torch.minimum(limits, lengths)[:, None]
-        return features | {"input_ids": ids, "attention_mask": mask}
-
-    def embed(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Encode texts shortest first, in sub-batches without needless padding; rows keep their order."""
-        lengths = features["attention_mask"].sum(1)
-        order = lengths.argsort()
-        parts, start, kept = [], 0, 0
-        while start < len(order):
-            stop = start + 1
-            while stop < len(order) and int(lengths[order[stop]]) * (stop + 1 - start) <= self.tokens_per_pass:
-                stop += 1
-            rows = order[start:stop]
-            width = int(lengths[rows].max())
-            part = {
-                key: value[rows][:, :width] if torch.is_tensor(value) and value.ndim > 1 else value
-                for key, value in features.items()
-            }
-            kept += width * len(rows)
-            if self.tokens_kept is None or kept <= self.tokens_kept or not torch.is_grad_enabled():
-                parts.append(self.model(part)["sentence_embedding"])
-            else:
-                parts.append(checkpoint(self._vectors, part, use_reentrant=False))
-            start = stop
-        return torch.cat(parts)[order.argsort()]
-
-    def _vectors(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self.model(dict(features))["sentence_embedding"]
-
-
-class _GroupCollator:
-    """Rows of the training set to the tokens and labels that GroupedRankingLoss expects."""
-
-    def __init__(self, model: SentenceTransformer, queries: list[str], chunks: list[str]) -> None:
-        self.model, self.queries, self.chunks = model, queries, chunks
-        self.valid_label_columns = ["label"]
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        query = [number for row in rows for number in row["queries"]]
-        chunk = [row["chunk"] for row in rows]
-        texts = {"query": [self.queries[n] for n in query], "document": [self.chunks[n] for n in chunk]}
-        batch = {}
-        for name, items in texts.items():
-            tokens = self.model.preprocess(items, prompt=self.model.prompts.get(name) or None)
-            batch |= {f"{name}_{key}": value for key, value in tokens.items()}
-        own = [position for position, row in enumerate(rows) for _ in row["queries"]]
-        batch["label"] = {
-            "query": torch.tensor(query), "chunk": torch.tensor(chunk), "own": torch.tensor(own),
-        }  # fmt: skip
-        return batch
-
-
-class DevSearch(BaseEvaluator):
-    """Search chunks with held-out questions and score the ranking.
-
-    Args:
-        queries: question id -> question.
-        corpus: chunk id -> text; all of it is searched.
-        relevant_docs: question id -> ids of the chunks that answer it.
-        name: prefix of the scores' names.
-    """
-
-    def __init__(self, queries: dict, corpus: dict, relevant_docs: dict, name: str = "dev") -> None:
-        super().__init__()
-        self.queries, self.corpus, self.name = queries, corpus, name
-        rows = {chunk_id: row for row, chunk_id in enumerate(corpus)}
-        self.relevant = [[rows[chunk_id] for chunk_id in relevant_docs[query_id]] for query_id in queries]
-        self.primary_metric = f"{name}_ndcg@10"
-
-    def __call__(self, model: SentenceTransformer, output_path=None, epoch=-1, steps=-1) -> dict[str, float]:
-        """Return hit@5, MRR@10 and nDCG@10, each a mean over the questions between 0 and 1."""
-        was_training = model.training
-        chunks = encode(model, list(self.corpus.values()), "document")
-        questions = encode(model, list(self.queries.values()), "query")
-        model.train(was_training)
-        scores = questions @ chunks.T
-        top = np.argsort(-scores, axis=1, kind="stable")[:, :10]
-        gains = np.array([np.isin(row, relevant) for row, relevant in zip(top, self.relevant, strict=True)])
-        discounts = 1 / np.log2(np.arange(2, 2 + gains.shape[1]))
-        ideal = np.array([discounts[: len(relevant)].sum() for relevant in self.relevant])
-        first = np.where(gains.any(1), 1 / (gains.argmax(1) + 1), 0)
-        return {
-            f"{self.name}_hit@5": float(gains[:, :5].any(1).mean()),
-            f"{self.name}_mrr@10": float(first.mean()),
-            f"{self.name}_ndcg@10": float((gains @ discounts / ideal).mean()),
-        }
+    asked = list(dataset.queries if queries is None else queries)
+    needed = {chunk_id for query_id in asked for chunk_id in dataset.relevant_docs[query_id]}
+    others = [chunk_id for chunk_id in dataset.corpus if chunk_id not in needed]
+    if queries is not None:
+        others = others[:: max(1, math.ceil(len(others) / DEV_CORPUS_LIMIT))]
+    chunk_ids = [*needed, *others]
+    row = {chunk_id: number for number, chunk_id in enumerate(chunk_ids)}
+    relevant = [[row[chunk_id] for chunk_id in dataset.relevant_docs[query_id]] for query_id in asked]
+    chunks = encode(model, [dataset.corpus[chunk_id] for chunk_id in chunk_ids], "document")
+    questions = encode(model, [dataset.queries[query_id] for query_id in asked], "query")
+    top = np.argsort(-(questions @ chunks.T), axis=1, kind="stable")[:, :10]
+    gains = np.array([np.isin(found, right) for found, right in zip(top, relevant, strict=True)])
+    discounts = 1 / np.log2(np.arange(2, 2 + gains.shape[1]))
+    ideal = np.array([discounts[: len(right)].sum() for right in relevant])
+    first = np.where(gains.any(1), 1 / (gains.argmax(1) + 1), 0)
+    return {
+        "hit@5": float(gains[:, :5].any(1).mean()),
+        "mrr@10": float(first.mean()),
+        "ndcg@10": float((gains @ discounts / ideal).mean()),
+    }
 
 
 class _Trainer(SentenceTransformerTrainer):
-    """The stock trainer with a schedule that never stands still and checkpoints that are whole or absent."""
+    """The stock trainer, its learning rate never zero, its checkpoints whole or absent, no texts in a model card."""
 
-    def create_scheduler(self, num_training_steps: int, optimizer=None):
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        pass
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         if self.lr_scheduler is None:
             warmup = max(1, round(self.args.get_warmup_steps(num_training_steps)))
 
-            def factor(step: int) -> float:
-                if step < warmup:
-                    return (step + 1) / (warmup + 1)
-                return max(0.0, (num_training_steps - step) / max(1, num_training_steps - warmup))
+            def share(step: int) -> float:
+                return min((step + 1) / (warmup + 1), (num_training_steps - step) / max(1, num_training_steps - warmup))
 
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, share)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        if isinstance(self.data_collator, GroupCollator):
+            return torch.utils.data.DataLoader(
+                self.train_dataset, batch_sampler=self.shuffle, collate_fn=self.data_collator
+            )
+        return super().get_train_dataloader()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(_weights(self.model), folder / "model.safetensors")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.model.load_state_dict(load_file(Path(resume_from_checkpoint) / "model.safetensors"))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if not self.is_world_process_zero():
+            return
+        folder, step = Path(self.args.output_dir), self.state.global_step
+        with atomic_path(folder / f"checkpoint-{step}") as staged:
+            self.args.output_dir = str(staged.parent)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.args.output_dir = str(folder)
+            self.recorder.save(staged)
+        limit = self.checkpoint_limit
+        for _, old in _checkpoints(folder)[:-limit] if limit else ():
+            shutil.rmtree(old, ignore_errors=True)
+
 
 class _Recorder(TrainerCallback):
-    """Keep the curve, the best weights and the reasons to stop."""
+    """Keep the curve and the best weights, and say when to stop."""
 
-    def __init__(self, engine: "SentenceTransformersFinetuneEngine", evaluators: list[DevSearch]) -> None:
-        self.engine, self.evaluators = engine, evaluators
-        self.best_score, self.best_step, self.best_weights, self.waited = -1.0, 0, None, 0
+    def __init__(self, engine: "SentenceTransformersFinetuneEngine", bar: Any) -> None:
+        self.engine, self.bar = engine, bar
+        self.best: dict[str, float] = {}
+        self.best_weights: dict[str, torch.Tensor] | None = None
+        self.best_step = self.waited = 0
+        self.last_step = -1
 
-    def measure(self, step: int, epoch: float) -> dict[str, float]:
-        scores = {}
-        for evaluator in self.evaluators:
-            scores |= evaluator(self.engine.model)
-        self.engine._record(step=step, epoch=epoch, **scores)
-        return scores
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        if isinstance(self.engine.loss_module, GroupedRankingLoss):
+            self.engine.loss_module.step = state.global_step
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        self.engine.shuffle.epoch = round(state.epoch or 0)
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if logs and "loss" in logs:
-            names = ("loss", "learning_rate", "grad_norm")
-            self.engine._record(
-                step=state.global_step, epoch=state.epoch, **{key: float(logs[key]) for key in names if key in logs}
-            )
+            entry = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+            self.engine._record(step=state.global_step, epoch=state.epoch, **entry)
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        every = self.engine.evaluation_steps
-        if every and state.global_step % every == 0:
-            self._decide(state, control)
+        self.bar.update(state.global_step - self.bar.n)
+        if self.engine.evaluation_steps and state.global_step % self.engine.evaluation_steps == 0:
+            self.evaluate(state, control)
 
     def on_epoch_end(self, args, state, control, **kwargs) -> None:
         if not self.engine.evaluation_steps:
-            self._decide(state, control)
+            self.evaluate(state, control)
 
-    def _decide(self, state, control) -> None:
-        scores = self.measure(state.global_step, state.epoch)
-        score = scores.get("dev_ndcg@10")
-        if score is None:
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        self.evaluate(state, control)
+
+    def evaluate(self, state, control) -> None:
+        """Score the model as it would be kept now, remember it if it is the best, stop when gains have ended."""
+        if state.global_step == self.last_step:
             return
-        if score > self.best_score:
-            self.best_score, self.best_step, self.waited = score, state.global_step, 0
-            self.best_weights = _weights(self.engine.model)
-        else:
-            self.waited += 1
-            if self.engine.patience and self.waited >= self.engine.patience:
-                control.should_training_stop = True
+        self.last_step = state.global_step
+        with self.engine._blended():
+            scores = self.engine._measure()
+            self.engine._record(step=state.global_step, epoch=state.epoch, **scores)
+            if DEV_SCORE not in scores or scores[DEV_SCORE] > self.best.get(DEV_SCORE, -1):
+                self.best, self.best_step, self.waited = scores, state.global_step, 0
+                self.best_weights = _weights(self.engine.model)
+                return
+        self.waited += 1
+        if self.engine.patience and self.waited >= self.engine.patience:
+            control.should_training_stop = True
 
+    def save(self, folder: Path) -> None:
+        """Write what a later process needs to go on."""
+        state = {
+            name: getattr(self, name) for name in ("best", "best_step", "waited", "last_step")
+        } | {"rows": self.engine._rows, "fingerprint": self.engine.fingerprint}  # fmt: skip
+        (folder / "recorder.json").write_text(json.dumps(state))
+        if self.best_weights is not None:
+            save_file(self.best_weights, folder / "best.safetensors")
 
-def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+    def load(self, folder: Path) -> None:
+        """Take up what `save` wrote."""
+        state = json.loads((folder / "recorder.json").read_text())
+        self.best, self.best_step = state["best"], state["best_step"]
+        self.waited, self.last_step = state["waited"], state["last_step"]
+        self.engine._rows[:] = state["rows"]
+        if (folder / "best.safetensors").exists():
+            self.best_weights = load_file(folder / "best.safetensors")
 
 
 class SentenceTransformersFinetuneEngine:
     """Fine-tune a sentence-transformers model on a question dataset.
 
-    The first seventeen arguments are those of `llama_index.finetuning.SentenceTransformersFinetuneEngine`.
+    The arguments up to `checkpoint_save_total_limit` are those of LlamaIndex's engine of the same name.
 
     Args:
         dataset: anything with `queries`, `corpus` and `relevant_docs`.
         model_id: base model: the packaged `all-MiniLM-L6-v2`, a folder, or a hub id.
         model_output_path: folder to write the model to.
-        batch_size: chunks a step, each with all its questions.
-        val_dataset: only reported in `history` (val_…), never used to choose anything.
-        loss: a function from the model to a sentence-transformers loss over (question, chunk) pairs, or such a
-            loss; default is GroupedRankingLoss.
+        batch_size: chunks a step, each with all its questions; pairs a step with a `loss` of your own.
+        val_dataset: only reported in `history` (val_…), never used to choose anything, and only if `report_val`.
+        loss: a sentence-transformers loss over (query, document) pairs, or a function from the model to one;
+            default is GroupedRankingLoss.
         epochs: passes over the training chunks at most.
         show_progress_bar: show a bar.
         evaluation_steps: steps between two looks at the development split; default is once an epoch.
         use_all_docs: train on every chunk of a question, not only on its first.
         trust_remote_code: allow code from the hub to run.
         device: "cuda", "mps" or "cpu"; default is the best one there is.
+        save_checkpoints: save the state of training in `<model_output_path>_checkpoints`.
+        resume_from_checkpoint: continue from the latest checkpoint of the same data and options, if there is one.
+        checkpoint_save_steps: steps between two checkpoints.
+        checkpoint_save_total_limit: checkpoints to keep; 0 keeps all.
         learning_rate: peak of the schedule (10 % warm-up, linear decay).
-        max_seq_length: tokens that the model reads of a text, in training and after; default is as far as the
-            chunks go, up to what pays.
-        seed: of the split, the order and the dropout.
-        dev_fraction: share of the chunks held out, with their questions, to choose the best epoch.
+        max_seq_length: tokens the model reads of a text, in training and after; default is as far as the chunks go,
+            up to what pays.
+        seed: of the split, the order and the draws.
+        dev_fraction: share of the chunks held out, with their questions, to choose the best epoch; 0 trains on all
+            and keeps the last.
         patience: evaluations without a gain before training stops; 0 never stops early.
-        on_progress: called with `history` after every log entry.
+        blend: share of the fine-tuned weights in the kept model, the rest being the base model's
+            (https://arxiv.org/abs/2109.01903).
+        scale, shortest, matryoshka_dims: see GroupedRankingLoss (`dimensions` for the last).
+        weight_decay: of AdamW.
+        dropout: keep the model's dropout; off it is faster by far on a CPU.
+        frozen_layers: layers to leave as they are, counted from the input, the token embeddings with them.
+        lora_rank: train low-rank adapters of this rank instead of all weights (needs the extra `lora`).
+        prompts: `{"query": …, "document": …}` in place of those known for the model.
+        callbacks: callbacks for the trainer.
+        on_progress: called with `history` as it grows, at most once a second.
+        report_val: also score `val_dataset` at each evaluation.
+
+    Raises:
+        UserError: the dataset has too few pairs, or an option is out of range.
     """
 
     def __init__(
@@ -316,8 +257,8 @@ class SentenceTransformersFinetuneEngine:
         device: str | None = None,
         save_checkpoints: bool = False,
         resume_from_checkpoint: bool = False,
-        checkpoint_save_steps: int = 500,
-        checkpoint_save_total_limit: int = 0,
+        checkpoint_save_steps: int = 50,
+        checkpoint_save_total_limit: int = 1,
         *,
         learning_rate: float = 5e-5,
         max_seq_length: int | None = None,
@@ -326,254 +267,497 @@ class SentenceTransformersFinetuneEngine:
         patience: int = 2,
         blend: float = 1.0,
         scale: float = 20.0,
+        shortest: float = 0.25,
+        matryoshka_dims: tuple[int, ...] = (),
         weight_decay: float = 0.0,
         dropout: bool = False,
-        shortest: float = 1.0,
-        matryoshka_dims: tuple[int, ...] = (),
+        frozen_layers: int | None = None,
+        lora_rank: int = 0,
+        prompts: dict[str, str] | None = None,
         callbacks: tuple[TrainerCallback, ...] = (),
         on_progress: "Callable[[pd.DataFrame], None] | None" = None,
+        report_val: bool = False,
     ) -> None:
-        self.dataset = dataset
-        self.model_id = str(model_id)
-        self.model_output_path = Path(model_output_path)
-        self.batch_size = batch_size
-        self.val_dataset = val_dataset
-        self.loss = loss
-        self.epochs = epochs
-        self.show_progress_bar = show_progress_bar
-        self.evaluation_steps = evaluation_steps
-        self.use_all_docs = use_all_docs
-        self.learning_rate = learning_rate
-        self.seed = seed
-        self.dev_fraction = dev_fraction
-        self.patience = patience
-        self.blend = blend
-        self.scale = scale
-        self.weight_decay = weight_decay
-        self.dropout = dropout
-        self.shortest = shortest
-        self.matryoshka_dims = tuple(matryoshka_dims)
-        self.callbacks = tuple(callbacks)
-        self.on_progress = on_progress
+        self.dataset, self.val_dataset = dataset, val_dataset
+        self.model_id, self.model_output_path = str(model_id), Path(model_output_path)
+        self.batch_size, self.epochs, self.learning_rate = batch_size, epochs, learning_rate
+        self.loss, self.scale, self.shortest = loss, scale, shortest
+        self.show_progress_bar, self.evaluation_steps = show_progress_bar, evaluation_steps
+        self.use_all_docs, self.report_val = use_all_docs, report_val
+        self.save_checkpoints, self.resume_from_checkpoint = save_checkpoints, resume_from_checkpoint
+        self.checkpoint_save_steps = checkpoint_save_steps
+        self.checkpoint_save_total_limit = checkpoint_save_total_limit
+        self.seed, self.dev_fraction, self.patience, self.blend = seed, dev_fraction, patience, blend
+        self.matryoshka_dims = tuple(sorted(matryoshka_dims))
+        self.weight_decay, self.dropout = weight_decay, dropout
+        self.frozen_layers, self.lora_rank = frozen_layers, lora_rank
+        self.callbacks, self.on_progress = tuple(callbacks), on_progress
+        self._check_options()
         self.summary: dict[str, Any] = {}
         self._rows: list[dict[str, float]] = []
-        self.model = load_model(self.model_id, device=device, trust_remote_code=trust_remote_code)
+        self._told = 0.0
+        if device is None and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+        self.model = load_model(self.model_id, device=device, trust_remote_code=trust_remote_code, prompts=prompts)
+        self.shipped_max_seq_length = self.model.max_seq_length
         self.model.max_seq_length = self._reading_length(max_seq_length)
-        torch.manual_seed(seed)
+
+    def _check_options(self) -> None:
+        limits = {
+            "batch_size": (2, math.inf), "epochs": (0, math.inf), "learning_rate": (1e-12, 1), "blend": (0, 1),
+            "dev_fraction": (0, 0.9), "shortest": (0.01, 1), "scale": (1e-6, math.inf), "lora_rank": (0, 4096),
+            "patience": (0, math.inf), "checkpoint_save_steps": (1, math.inf),
+        }  # fmt: skip
+        for name, (low, high) in limits.items():
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"{name} is {getattr(self, name)}; use a number from {low} to {high}.")
 
     @property
     def history(self) -> "pd.DataFrame":
-        """One row a step or evaluation: step, epoch, seconds, loss, learning_rate, dev_ndcg@10, …"""
+        """One row a step: step, seconds, epoch, loss, learning_rate, grad_norm, dev_hit@5, dev_mrr@10, dev_ndcg@10.
+
+        Step 0 is the base model. Development scores stand where the model was evaluated, NaN elsewhere.
+        """
         import pandas as pd
 
         frame = pd.DataFrame(self._rows)
         return frame.groupby("step", as_index=False).last() if len(frame) else frame
 
+    @property
+    def checkpoint_path(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.model_output_path.with_name(self.model_output_path.name + "_checkpoints")
+
     def _record(self, **row: float) -> None:
-        self._rows.append({"seconds": time.monotonic() - self._started} | row)
-        if self.on_progress:
+        now = time.monotonic()
+        self._rows.append({"seconds": round(now - self._started, 2), **row})
+        if self.on_progress and process() == 0 and ("loss" not in row or now - self._told > 1):
             self.on_progress(self.history)
+            self._told = time.monotonic()
 
     def _reading_length(self, asked: int | None) -> int:
-        most = longest_input(self.model)
+        most, shipped = longest_input(self.model), self.shipped_max_seq_length or LENGTH_THAT_PAYS
         if asked:
+            if asked > most:
+                warnings.warn(
+                    f"max_seq_length is {asked}, but {self.model_id} reads {most} tokens at most.", stacklevel=3
+                )
             return min(asked, most)
-        lengths = [len(ids) for ids in self.model.tokenizer(list(self.dataset.corpus.values()))["input_ids"]]
-        return min(most, 384, math.ceil(max(lengths) / 8) * 8)
+        texts = [*self.dataset.corpus.values(), *self.dataset.queries.values()]
+        longest = max(map(len, self.model.tokenizer(texts, verbose=False)["input_ids"]), default=0)
+        return max(shipped, min(most, LENGTH_THAT_PAYS, math.ceil(longest / 8) * 8))
 
-    def _split(self) -> tuple[list[str], set[str]]:
-        """Return the chunk ids in order and those held out: whole chunks, chosen by the seed and their text."""
-        corpus = self.dataset.corpus
-        asked = dict.fromkeys(ids[0] for ids in self.dataset.relevant_docs.values())
-        shuffled = sorted(asked, key=lambda chunk_id: content_hash(str(self.seed), corpus[chunk_id]))
-        return list(asked), set(shuffled[: round(len(shuffled) * self.dev_fraction)])
+    def _split(self) -> tuple[list[str], list[str]]:
+        """Return the ids of the questions to train on and of those held out; chunks are held out whole."""
+        queries, corpus, relevant = self.dataset.queries, self.dataset.corpus, self.dataset.relevant_docs
+        for query_id in queries:
+            if not relevant.get(query_id) or any(chunk_id not in corpus for chunk_id in relevant[query_id]):
+                raise UserError(f"Question {query_id} points to no chunk of the corpus. Remove it or add its chunk.")
+        texts = dict.fromkeys(corpus[chunk_id] for query_id in queries for chunk_id in relevant[query_id])
+        drawn = sorted(texts, key=lambda text: content_hash(str(self.seed), text))
+        count = round(len(drawn) * self.dev_fraction)
+        held_out = set(drawn[:count] if len(drawn) - count >= 2 else [])
+        dev = [q for q in queries if any(corpus[chunk_id] in held_out for chunk_id in relevant[q])]
+        chosen = set(dev)
+        return [q for q in queries if q not in chosen], dev
+
+    @property
+    def dev_dataset(self) -> EmbeddingQAFinetuneDataset | None:
+        """The questions held out, to be searched in all training chunks; None where there are none."""
+        data = self.dataset
+        _, dev = self._split()
+        return EmbeddingQAFinetuneDataset(
+            queries={q: data.queries[q] for q in dev},
+            corpus=dict(data.corpus),
+            relevant_docs={q: list(data.relevant_docs[q]) for q in dev},
+        ) if dev else None  # fmt: skip
+
+    def _groups(self, query_ids: list[str]) -> tuple[dict[int, list[int]], list[list[int]], list[str]]:
+        """Return chunk number -> question numbers, question number -> chunk numbers, and the chunks' distinct texts."""
+        corpus, relevant = self.dataset.corpus, self.dataset.relevant_docs
+        number = {text: position for position, text in enumerate(dict.fromkeys(corpus.values()))}
+        positives = [list(dict.fromkeys(number[corpus[c]] for c in relevant[q])) for q in query_ids]
+        groups: dict[int, list[int]] = {}
+        for query, chunks in enumerate(positives):
+            for chunk in chunks if self.use_all_docs else chunks[:1]:
+                groups.setdefault(chunk, []).append(query)
+        if len(groups) < 2:
+            raise UserError(
+                f"The dataset has questions for {len(groups)} chunk(s) to train on, and training needs two at least. "
+                "Add documents or write more questions."
+            )
+        return groups, positives, list(number)
 
     def finetune(self, **train_kwargs: Any) -> None:
-        """Train, keep the best epoch, and write the model to `model_output_path`."""
-        from datasets import Dataset
+        """Train, keep the best model seen on the development split, and write it to `model_output_path`.
 
+        Ctrl-C stops early and keeps the best so far. If no evaluation beats the base model, the base is written
+        and `summary["kept"]` says so.
+
+        Args:
+            train_kwargs: epochs, batch_size, learning_rate, evaluation_steps, show_progress_bar, save_checkpoints,
+                resume_from_checkpoint, checkpoint_save_steps or checkpoint_save_total_limit, in place of the
+                constructor's.
+
+        Raises:
+            UserError: an argument it does not know, too few pairs, a loss that is not a number, or no memory left.
+        """
+        known = (
+            "epochs", "batch_size", "learning_rate", "evaluation_steps", "show_progress_bar", "save_checkpoints",
+            "resume_from_checkpoint", "checkpoint_save_steps", "checkpoint_save_total_limit",
+        )  # fmt: skip
         for name, value in train_kwargs.items():
-            if name not in ("epochs", "batch_size", "learning_rate", "show_progress_bar", "evaluation_steps"):
-                raise UserError(f"finetune() knows no argument {name!r}. Give it to the engine's constructor.")
+            if name not in known:
+                raise UserError(
+                    f"finetune() takes no {name!r}; give it to the engine, or use one of {', '.join(known)}."
+                )
             setattr(self, name, value)
+        self._check_options()
         self._started = time.monotonic()
         self._rows.clear()
-        data = self.dataset
-        chunk_ids, held_out = self._split()
-        dev_queries = {q: text for q, text in data.queries.items() if data.relevant_docs[q][0] in held_out}
-        query_ids = [q for q in data.queries if q not in dev_queries]
-        chunk_number = {chunk_id: number for number, chunk_id in enumerate(data.corpus)}
-        groups: dict[int, list[int]] = {}
-        for number, query_id in enumerate(query_ids):
-            for chunk_id in data.relevant_docs[query_id][: None if self.use_all_docs else 1]:
-                groups.setdefault(chunk_number[chunk_id], []).append(number)
-        if len(groups) < 2:
-            raise UserError(f"The dataset has questions for {len(groups)} chunks to train on; it needs two or more.")
-        evaluators = []
-        if dev_queries:
-            evaluators.append(DevSearch(dev_queries, data.corpus, data.relevant_docs, "dev"))
-        if self.val_dataset is not None:
-            val = self.val_dataset
-            evaluators.append(DevSearch(val.queries, val.corpus, val.relevant_docs, "val"))
-        rows = Dataset.from_dict({"chunk": list(groups), "queries": list(groups.values())})
-        steps = math.ceil(len(rows) / min(self.batch_size, len(rows)))
-        if not self.dropout:
-            for module in self.model.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = 0.0
-        base_weights = _weights(self.model)
-        recorder = _Recorder(self, evaluators)
-        loss = self.loss or GroupedRankingLoss(
-            self.model,
-            [[chunk_number[c] for c in data.relevant_docs[q]] for q in query_ids],
-            scale=self.scale, dimensions=self.matryoshka_dims, shortest=self.shortest,
-        )  # fmt: skip
-        with contextlib.ExitStack() as stack:
-            workspace = self.model_output_path.parent / f".{self.model_output_path.name}.trainer"
-            args = SentenceTransformerTrainingArguments(
-                output_dir=str(workspace),
-                num_train_epochs=self.epochs,
-                per_device_train_batch_size=math.ceil(len(rows) / steps),
-                learning_rate=self.learning_rate,
-                weight_decay=self.weight_decay,
-                warmup_steps=0.1,
-                bf16=use_bf16(self.model.device),
-                use_cpu=self.model.device.type == "cpu",
-                seed=self.seed,
-                logging_steps=1,
-                save_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-                optim="adamw_torch_fused",
-            )
-            trainer = _Trainer(
-                model=self.model,
-                args=args,
-                train_dataset=rows,
-                loss=loss,
-                data_collator=_GroupCollator(
-                    self.model, [data.queries[q] for q in query_ids], list(data.corpus.values())
-                ),
-                callbacks=[recorder, *self.callbacks],
-            )
-            from transformers.trainer_callback import PrinterCallback
-
-            trainer.remove_callback(PrinterCallback)
-            base = recorder.measure(0, 0.0)
-            recorder.best_score = base.get("dev_ndcg@10", -1.0)
-            recorder.best_weights = None
-            with contextlib.suppress(KeyboardInterrupt):
-                trainer.train()
-            stack.callback(lambda: None)
-        kept = "fine-tuned"
-        if dev_queries:
-            if recorder.best_weights is None:
-                kept = "base"
-                self.model.load_state_dict(base_weights)
-            else:
-                self.model.load_state_dict(recorder.best_weights)
-        if kept == "fine-tuned" and self.blend < 1:
-            self._blend(base_weights)
-        self.save()
+        train, self._dev = self._split()
+        self.fingerprint = self._fingerprint()
+        trainer, rows = self._trainer(train)
+        recorder = trainer.recorder
+        latest = self._latest_checkpoint()
+        if latest:
+            recorder.load(latest)
+            self._started -= self._rows[-1]["seconds"]
+            base = {name: value for name, value in self._rows[0].items() if name.startswith(("dev_", "val_"))}
+        else:
+            base = recorder.best = self._measure()
+            self._record(step=0, epoch=0.0, **base)
+        same_length = self.model.max_seq_length == self.shipped_max_seq_length
+        as_shipped = base if same_length else self._measure_as_shipped()
+        stopped = ""
+        try:
+            with recorder.bar:
+                trainer.train(resume_from_checkpoint=str(latest) if latest else None)
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+            recorder.evaluate(trainer.state, trainer.control)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
+            raise UserError(
+                f"Out of memory with batch_size {self.batch_size} at {self.model.max_seq_length} tokens. "
+                "Lower batch_size or max_seq_length."
+            ) from error
+        if not stopped and trainer.state.global_step < trainer.state.max_steps:
+            stopped = "no gain"
+        self.model = trainer.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        kept = "fine-tuned" if recorder.best_weights is not None else "base"
+        self.model.load_state_dict(recorder.best_weights or self._base_weights)
+        if self.lora_rank:
+            self._merge_lora()
+        if trainer.is_world_process_zero():
+            final = self._measure_here()
+            if abs(final.get(DEV_SCORE, 0) - recorder.best.get(DEV_SCORE, 0)) > 0.01:
+                raise RuntimeError(f"The restored model scores {final} where the best one scored {recorder.best}.")
         self.summary = {
             "kept": kept,
-            "base_dev_ndcg@10": base.get("dev_ndcg@10"),
-            "best_dev_ndcg@10": recorder.best_score if dev_queries else None,
+            "stopped": stopped or "done",
+            "base_as_shipped": as_shipped,
+            "base": base,
+            "best": recorder.best,
             "best_step": recorder.best_step,
             "steps": trainer.state.global_step,
             "seconds": round(time.monotonic() - self._started, 1),
+            "train_chunks": rows,
+            "train_questions": len(train),
+            "dev_questions": len(self._dev),
             "max_seq_length": self.model.max_seq_length,
+            "shipped_max_seq_length": self.shipped_max_seq_length,
+            "device": str(self.model.device),
+            "bf16": bool(trainer.args.bf16),
+            "recipe": self._recipe(),
         }
+        if trainer.is_world_process_zero():
+            self.save()
+            if kept == "base":
+                warnings.warn(
+                    "Fine-tuning did not beat the base model on the development split; the base model is kept.",
+                    stacklevel=2,
+                )
 
-    def _blend(self, base: dict[str, torch.Tensor]) -> None:
-        tuned = self.model.state_dict()
+    def _trainer(self, train: list[str]) -> tuple[_Trainer, int]:
+        from datasets import Dataset
+        from datasets.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        data = self.dataset
+        groups, positives, texts = self._groups(train)
+        if self.loss is None:
+            rows = Dataset.from_dict({"chunk": list(groups), "queries": list(groups.values())})
+            collator = GroupCollator(self.model, [data.queries[q] for q in train], texts)
+            loss = GroupedRankingLoss(
+                self.model, positives, scale=self.scale, shortest=self.shortest, dimensions=self.matryoshka_dims,
+                seed=self.seed,
+                **({} if self.model.device.type == "cpu" else {"tokens_per_pass": 16384, "tokens_kept": None}),
+            )  # fmt: skip
+        else:
+            pairs = [(data.queries[train[q]], texts[chunk]) for chunk, members in groups.items() for q in members]
+            rows = Dataset.from_dict({"query": [q for q, _ in pairs], "document": [text for _, text in pairs]})
+            collator, loss = None, self.loss
+        batches = math.ceil(len(rows) / self.batch_size)
+        self.shuffle = Shuffle(len(rows), batches, self.seed)
+        self._prepare_weights()
+        args = SentenceTransformerTrainingArguments(
+            output_dir=str(self.checkpoint_path),
+            num_train_epochs=self.epochs,
+            per_device_train_batch_size=math.ceil(len(rows) / batches),
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_steps=0.1,
+            optim="adamw_torch_fused" if self.model.device.type in ("cpu", "cuda") else "adamw_torch",
+            bf16=use_bf16(self.model.device),
+            fp16=self.model.device.type == "cuda" and not use_bf16(self.model.device),
+            use_cpu=self.model.device.type == "cpu",
+            seed=self.seed,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="steps" if self.save_checkpoints else "no",
+            save_steps=self.checkpoint_save_steps,
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=self.model.device.type == "cuda",
+            ddp_find_unused_parameters=False,
+            ddp_broadcast_buffers=False,
+            prompts={name: text for name, text in self.model.prompts.items() if name in ("query", "document") and text},
+        )
+        bar = progress(
+            total=math.ceil(batches * self.epochs), desc="Fine-tuning", unit="step",
+            disable=not self.show_progress_bar or process() > 0,
+        )  # fmt: skip
+        recorder = _Recorder(self, bar)
+        trainer = _Trainer(
+            model=self.model, args=args, train_dataset=rows, loss=loss, data_collator=collator,
+            callbacks=[recorder, *self.callbacks],
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        trainer.recorder, trainer.shuffle = recorder, self.shuffle
+        trainer.checkpoint_limit = self.checkpoint_save_total_limit
+        self.loss_module = trainer.loss
+        return trainer, len(groups)
+
+    def _prepare_weights(self) -> None:
+        """Switch off dropout and the weights that are not to be trained, and remember the base's."""
+        transformer = self.model.transformers_model
+        if self.lora_rank:
+            transformer = self._add_lora(transformer)
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.Dropout) and not self.dropout and "lora" not in name:
+                module.p = 0.0
+        for name, parameter in self.model.named_parameters():
+            if "pooler." in name:
+                parameter.requires_grad = False  # no part of the vector
+        if self.frozen_layers is not None:
+            layers = next((m for m in transformer.modules() if isinstance(m, nn.ModuleList)), [])
+            for module in [transformer.get_input_embeddings(), *layers[: self.frozen_layers]]:
+                module.requires_grad_(False)
+        self._base_weights = _weights(self.model)
+
+    def _add_lora(self, transformer: nn.Module) -> nn.Module:
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError as error:
+            raise UserError("lora_rank needs an extra package: run `pip install -e '.[lora]'`.") from error
+        config = LoraConfig(r=self.lora_rank, lora_alpha=2 * self.lora_rank, target_modules="all-linear")
+        adapted = get_peft_model(transformer, config)
+        _replace(self.model, transformer, adapted)
+        return adapted
+
+    def _merge_lora(self) -> None:
+        adapted = next(module for module in self.model.modules() if hasattr(module, "merge_and_unload"))
+        _replace(self.model, adapted, adapted.merge_and_unload())
+
+    def _measure(self) -> dict[str, float]:
+        """Return the scores of the model on the development split, the same in every process."""
+        scores = [self._measure_here() if process() == 0 else None]
+        if processes() > 1:
+            torch.distributed.broadcast_object_list(scores)
+        return scores[0]
+
+    def _measure_as_shipped(self) -> dict[str, float]:
+        """Return the base's scores at the length it was shipped with, which shows what length alone gives."""
+        length = self.model.max_seq_length
+        self.model.max_seq_length = self.shipped_max_seq_length
+        try:
+            return self._measure()
+        finally:
+            self.model.max_seq_length = length
+
+    def _measure_here(self) -> dict[str, float]:
+        scores, training = {}, self.model.training
+        if self._dev:
+            scores |= {f"dev_{k}": v for k, v in search_scores(self.model, self.dataset, self._dev).items()}
+        if self.report_val and self.val_dataset is not None:
+            scores |= {f"val_{k}": v for k, v in search_scores(self.model, self.val_dataset).items()}
+        self.model.train(training)
+        return scores
+
+    @contextlib.contextmanager
+    def _blended(self) -> Iterator[None]:
+        """Inside, the model has the blended weights."""
+        if self.blend == 1:
+            yield
+            return
+        tuned = _weights(self.model)
         self.model.load_state_dict(
             {
-                name: torch.lerp(base[name], value.cpu(), self.blend) if value.is_floating_point() else value
+                name: torch.lerp(self._base_weights[name], value, self.blend) if value.is_floating_point() else value
                 for name, value in tuned.items()
             }
         )
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(tuned)
+
+    def _recipe(self) -> dict[str, Any]:
+        names = (
+            "batch_size", "epochs", "learning_rate", "scale", "shortest", "blend", "weight_decay", "dropout", "seed",
+            "dev_fraction", "patience", "matryoshka_dims", "frozen_layers", "lora_rank", "use_all_docs",
+        )  # fmt: skip
+        recipe = {name: getattr(self, name) for name in names}
+        return recipe | {
+            "loss": "grouped" if self.loss is None else getattr(self.loss, "__name__", type(self.loss).__name__)
+        }
+
+    def _fingerprint(self) -> str:
+        data = self.dataset
+        return content_hash(
+            json.dumps([data.queries, data.corpus, data.relevant_docs, self._recipe()], default=str),
+            self.model_id, str(self.model.max_seq_length),
+        )  # fmt: skip
+
+    def _latest_checkpoint(self) -> Path | None:
+        if not self.resume_from_checkpoint:
+            return None
+        for _, folder in reversed(_checkpoints(self.checkpoint_path)):
+            state = folder / "recorder.json"
+            if state.exists() and json.loads(state.read_text())["fingerprint"] == self.fingerprint:
+                return folder
+        if _checkpoints(self.checkpoint_path):
+            warnings.warn(
+                f"The checkpoints in {self.checkpoint_path} are of other data or options; training starts anew.",
+                stacklevel=3,
+            )
+        return None
 
     def save(self) -> None:
-        """Write the model whole or not at all."""
+        """Write the model with its card to `model_output_path`, whole or not at all."""
         with atomic_path(self.model_output_path) as folder:
-            self.model.save_pretrained(str(folder))
+            self.model.save_pretrained(str(folder), create_model_card=False)
+            in_the_older_form(folder, self.model.max_seq_length)
+            (folder / "README.md").write_text(self._model_card(), encoding="utf-8")
+
+    def _model_card(self) -> str:
+        return model_card(self)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+        """Upload the written folder to a Hugging Face hub and return its address.
+
+        Args:
+            repo_id: "owner/name".
+            private: make a repository that only its owner sees.
+            token: access token; default is the one that `hf auth login` stored.
+
+        Raises:
+            UserError: there is no model yet, or the hub refuses it or cannot be reached.
+        """
+        from huggingface_hub import HfApi
+
+        if not (self.model_output_path / "modules.json").exists():
+            raise UserError(f"There is no model in {self.model_output_path} yet. Run finetune() first.")
+        api = HfApi(token=token)
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=self.model_output_path))
+        except (OSError, ValueError) as error:
+            raise UserError(f"Cannot push to {repo_id}: {error}. Check the name, the network and the token.") from error
 
     def get_finetuned_model(self, **model_kwargs: Any) -> "BaseEmbedding":
-        """Return the written model as a LlamaIndex embedding with the prompts it was trained with."""
+        """Return the written model as a LlamaIndex embedding with the prompts it was trained with.
+
+        Args:
+            model_kwargs: further arguments of LlamaIndex's HuggingFaceEmbedding.
+
+        Raises:
+            UserError: there is no model yet.
+        """
         from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
-        config = json.loads((self.model_output_path / "config_sentence_transformers.json").read_text())
-        prompts = config.get("prompts", {})
-        options = {
-            "query_instruction": prompts.get("query") or None,
-            "text_instruction": prompts.get("document") or None,
-        }
+        config = self.model_output_path / "config_sentence_transformers.json"
+        if not config.exists():
+            raise UserError(f"There is no model in {self.model_output_path} yet. Run finetune() first.")
+        saved = json.loads(config.read_text())["prompts"]
+        options = {"query_instruction": saved.get("query") or None, "text_instruction": saved.get("document") or None}
         return HuggingFaceEmbedding(model_name=str(self.model_output_path), **(options | model_kwargs))
 
 
-class DocumentedEngine:
-    """LlamaIndex's own engine behind the interface of ours; its package is deprecated and imported only here.
-
-    Source: `llama_index.finetuning.SentenceTransformersFinetuneEngine`, whose arguments it takes.
-    """
-
-    def __init__(self, dataset: Any, model_id: str, model_output_path: str | Path, **options: Any) -> None:
-        import warnings
-
-        from nbutils.providers import resolve_model
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            from llama_index.finetuning import EmbeddingQAFinetuneDataset as Theirs
-            from llama_index.finetuning import SentenceTransformersFinetuneEngine as Engine
-
-        def theirs(ours):
-            return ours and Theirs(queries=ours.queries, corpus=ours.corpus, relevant_docs=ours.relevant_docs)
-
-        options["val_dataset"] = theirs(options.get("val_dataset"))
-        self.model_output_path = Path(model_output_path)
-        self.summary: dict[str, Any] = {}
-        self._engine = Engine(theirs(dataset), resolve_model(model_id), str(model_output_path), **options)
-
-    def finetune(self, **train_kwargs: Any) -> None:
-        """Train as documented; the model at the end is what its `fit` leaves in the folder."""
-        started = time.monotonic()
-        with atomic_path(self.model_output_path) as folder:
-            self._engine.model_output_path = str(folder)
-            self._engine.finetune(**train_kwargs)
-        self._engine.model_output_path = str(self.model_output_path)
-        self.summary = {
-            "kept": "fine-tuned",
-            "seconds": round(time.monotonic() - started, 1),
-            "max_seq_length": self._engine.model.max_seq_length,
-            "engine": "llama-index",
-        }
-
-    @property
-    def history(self) -> "pd.DataFrame":
-        """The documented engine records nothing: an empty table of the usual columns."""
-        import pandas as pd
-
-        return pd.DataFrame(columns=["step", "epoch", "loss", "learning_rate"])
-
-    def get_finetuned_model(self, **model_kwargs: Any) -> "BaseEmbedding":
-        """Return the written model as a LlamaIndex embedding."""
-        return self._engine.get_finetuned_model(**model_kwargs)
-
-
-def make_engine(engine: str, dataset: Any, model_id: str, model_output_path: str | Path, **options: Any):
-    """Return the engine called `engine`: "nbutils", ours, or "llama-index", the documented one.
+def make_engine(engine: str, *args: Any, **options: Any) -> Any:
+    """Return an engine by name, ready for `finetune()`.
 
     Args:
-        options: of `SentenceTransformersFinetuneEngine`; the documented engine gets those that it knows.
+        engine: "nbutils", or "llama-index" for the documented one.
+        args, options: of `SentenceTransformersFinetuneEngine` or `DocumentedEngine`.
 
     Raises:
-        UserError: no such engine.
+        UserError: another name, or an option that the engine does not have.
     """
     if engine == "nbutils":
-        return SentenceTransformersFinetuneEngine(dataset, model_id, model_output_path, **options)
-    if engine != "llama-index":
-        raise UserError(f"ENGINE is {engine!r}; use 'nbutils' or 'llama-index'.")
-    known = ("batch_size", "val_dataset", "epochs", "show_progress_bar", "trust_remote_code", "device")
-    return DocumentedEngine(dataset, model_id, model_output_path, **{k: v for k, v in options.items() if k in known})
+        return SentenceTransformersFinetuneEngine(*args, **options)
+    if engine == "llama-index":
+        from nbutils.documented import DocumentedEngine
+
+        return DocumentedEngine(*args, **options)
+    raise UserError(f"ENGINE is {engine!r}; use 'nbutils' or 'llama-index'.")
+
+
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
+
+
+def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    for parent in list(root.modules()):
+        for name, child in parent.named_children():
+            if child is old:
+                setattr(parent, name, new)
+
+
+def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    return sorted((int(path.name.rpartition("-")[2]), path) for path in folder.glob("checkpoint-*"))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Fine-tune from the command line: `torchrun --nproc-per-node 2 -m nbutils.finetune train_dataset.json`."""
+    parser = argparse.ArgumentParser(prog="nbutils.finetune", description="Fine-tune an embedding model.")
+    parser.add_argument("dataset", help="question dataset, a JSON file")
+    parser.add_argument("--model-id", default=DEFAULT_MODEL, help="base model")
+    parser.add_argument("--output", default="exp_finetune", help="folder to write the model to")
+    parser.add_argument("--save-checkpoints", action="store_true", help="save the state of training as it goes")
+    parser.add_argument("--resume", action="store_true", help="continue from the latest checkpoint")
+    parser.add_argument("--hub-model-id", help="push the model to this hub repository at the end")
+    for name, kind in {
+        "epochs": int, "batch-size": int, "learning-rate": float, "max-seq-length": int, "seed": int, "device": str,
+        "dev-fraction": float, "checkpoint-save-steps": int, "lora-rank": int,
+    }.items():  # fmt: skip
+        parser.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS)
+    options = vars(parser.parse_args(arguments))
+    dataset = EmbeddingQAFinetuneDataset.from_json(options.pop("dataset"))
+    hub_model_id, resume = options.pop("hub_model_id"), options.pop("resume")
+    engine = SentenceTransformersFinetuneEngine(
+        dataset, options.pop("model_id"), options.pop("output"), resume_from_checkpoint=resume, **options
+    )
+    engine.finetune()
+    if process() == 0:
+        print(json.dumps(engine.summary, indent=2))
+        if hub_model_id:
+            engine.push_to_hub(hub_model_id)
+    if processes() > 1:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

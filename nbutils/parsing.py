@@ -1,8 +1,8 @@
 """From an LLM's reply to the questions in it: numbered, bulleted, bold, quoted, JSON, fenced, with chatter around."""
 
+import itertools
 import json
 import re
-import unicodedata
 
 _LABEL_WORDS = (
     "q|question|query|search query|search phrase|frage|suchanfrage|pregunta|consulta|pergunta|domanda|vraag|fråga|"
@@ -16,7 +16,7 @@ _STYLE_WORDS = (
 _COLON = r"[:：.)）\-–—]"
 _LABEL = re.compile(
     rf"(?:(?:{_LABEL_WORDS})\s*(?:#|no\.?|nr\.?)?\s*\d{{0,2}}\s*(?:\([^)]{{1,30}}\)\s*)?(?:[:：]|(?<=\d)\s*{_COLON}(?=\s|$))"
-    rf"|(?:{_LABEL_WORDS})\s*#?\s*\d{{1,2}}\s*$"
+    rf"|(?:{_LABEL_WORDS})\s*#?\s*\d{{1,2}}\s*[*_]*$"
     rf"|(?:{_STYLE_WORDS})\s*(?:[:：]|[-–—](?=\s)))\s*",
     re.IGNORECASE,
 )
@@ -34,26 +34,30 @@ _ANSWER = re.compile(
 _NOTHING = re.compile(r"\W*(?:none|n/?a|no (?:suitable |relevant |good )?questions?|nothing)\W*", re.IGNORECASE)
 _CHATTER = re.compile(
     r"""(?:
-      sure\b|certainly\b|of\ course\b|absolutely\b|okay[,!.\s]|ok[,!.]|great[,!]|thanks?\b
+      (?:sure|certainly|of\ course|absolutely)\b
+    | (?:okay|ok|great|thanks?|thank\ you)[,!.]
+    | unfortunately\b | apologies\b | (?:i['’]m\ )?sorry\b
     | (?:here|below|following)(?:\s+(?:are|is|you\ go|you\ have)|['’]s|['’]re)\b
-    | the\ following\ (?:are|is|\w*\s?(?:questions|queries))\b
-    | as\ (?:requested|an\ ai)\b | i\ hope\b | i\ (?:have|can|could|will|would|cannot|can['’]t|am)\b | i['’](?:m|ve|ll|d)\b
-    | (?:these|those|the\ above|all\ (?:of\ )?(?:these|the))\s+(?:\w+\s+){0,3}(?:questions|queries|search)\b
-    | let\ me\ know\b | let['’]s\b | feel\ free\b | please\ (?:let|note|feel)\b | note\ that\b | note\s*: | hope\ (?:this|that|these)\b
+    | the\ following\ (?:are|is|\w*\s?(?:questions|queries))\b | as\ (?:requested|an\ ai)\b
+    | i\ (?:hope|have|can|could|will|would|cannot|can['’]t|am)\b(?!.*[?？]) | i['’](?:m|ve|ll|d)\b(?!.*[?？])
+    | (?:these|those|the\ above|all\ (?:of\ )?(?:these|the))\s+(?:\w+\s+){0,3}(?:questions|queries|searches)\b
+    | let\ me\ know\b | let['’]s\b | feel\ free\b | please\ (?:let|note|feel)\b | note\ that\b | note\s*:
+    | hope\ (?:this|that|these)\b | (?:shall|should)\ i\b.*\b(?:questions?|queries|more|another)\b
     | (?:would|do)\ you\ (?:like|want|need)\b.*\b(?:questions?|queries|more|further|another|me\ to)\b
-    | (?:shall|should)\ i\b | if\ you\ (?:need|want|would\ like|have)\b.*\b(?:more|further|other|let|questions)\b
-    | (?:unfortunately|sorry|apologies)\b
-    | (?:natürlich|gerne?|sicher|klar)\b[!,.:]? .* | hier\ (?:sind|ist|kommen)\b | ich\ hoffe\b | diese\ fragen\b | die\ folgenden\b
-    | (?:bien\ sûr|certainement|d['’]accord)\b | voici\b | j['’]espère\b | ces\ questions\b | n['’]hésitez\b
-    | (?:claro|por\ supuesto|desde\ luego)\b | aqu[íi]\ (?:est[áã]n?|tienes?|van|hay)\b | aqui\ (?:estão|vão)\b | espero\ que\b | estas\ preguntas\b
-    | (?:certo|certamente)[!,. ] | ecco\b | spero\ che\b | queste\ domande\b | (?:natuurlijk|zeker)[!,. ] | hier\ zijn\b
-    | конечно\b | вот\b | надеюсь\b | эти\ вопросы\b | 以下(?:は|是|为|為) | 当然 | 好的 | もちろん | はい[、。] | これらの質問 | 希望这 | 这些问题
-    | 다음은 | 물론 | 네[,.] | بالتأكيد | إليك | فيما\ يلي | हाँ[,!] | यहाँ | ज़रूर | tentu | berikut\b | işte\b | elbette\b | oto\b | oczywiście\b
+    | if\ you\ (?:need|want|would\ like|have)\b.*\b(?:more|further|other|let|questions)\b
+    | (?:natürlich|gerne?|sicher|klar)[!,.:] | hier\ (?:sind|ist|kommen)\b | ich\ hoffe\b | diese\ fragen\b
+    | die\ folgenden\ fragen\b | (?:bien\ sûr|certainement|d['’]accord)\b | voici\b | j['’]espère\b | ces\ questions\b
+    | n['’]hésitez\b | (?:claro|por\ supuesto|desde\ luego)[!,. ] | aqu[íi]\ (?:est[áã]n?|tienes?|van|hay)\b
+    | aqui\ (?:estão|vão)\b | espero\ que\b | estas\ preguntas\b | certo[!,.] | certamente\b | ecco\b | spero\ che\b
+    | queste\ domande\b | (?:natuurlijk|zeker)[!,. ] | hier\ zijn\b | oto\b | oczywiście\b | tentu\b | berikut\b
+    | işte\b | elbette\b | конечно\b | вот\b | надеюсь\b | эти\ вопросы\b
+    | 以下(?:は|是|为|為) | 当然 | 好的 | もちろん | はい[、。] | これらの質問 | 希望这 | 这些问题
+    | 다음은 | 물론 | 네[,.] | بالتأكيد | إليك | فيما\ يلي | हाँ[,!] | यहाँ | ज़रूर
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
 _ABOUT_QUESTIONS = re.compile(
-    r"^(?:\W*\w+\W+){0,6}?\W*(?:questions|queries|fragen|preguntas|perguntas|domande|вопрос\w*)\b[^?？]*"
+    r"^(?:\w+\W+){0,6}?(?:questions|queries|fragen|preguntas|perguntas|domande|вопрос\w*)\b[^?？]*"
     r"(?:context|text|passage|document|chunk|based|generated|above|below|kontext|contexte?o?|testo|exam\w*|quiz)",
     re.IGNORECASE,
 )
@@ -72,6 +76,8 @@ _QUOTES = {
     "‚": "‘",
     "”": "”",
 }
+_JSON_START = re.compile(r'[\[{](?=\s*["\[{\]}])')
+_JSON_VALUES = 100
 _FIELDS = ("question", "query", "text", "q", "content", "search", "title")
 
 
@@ -82,7 +88,7 @@ def parse_questions(reply: str, limit: int) -> list[str]:
     JSON in any usual shape, and fenced blocks. A number that belongs to the question stays ("2023 revenue").
     A reply of NONE, a refusal or mere chatter gives an empty list.
     """
-    text = unicodedata.normalize("NFC", reply.replace("\r\n", "\n").replace("\r", "\n")).lstrip("\ufeff")
+    text = reply.replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff")
     text = re.sub(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", "", text, flags=re.DOTALL | re.IGNORECASE)
     text = re.sub(r"\A.*?</think(?:ing)?>", "", text, flags=re.DOTALL | re.IGNORECASE)
     found = _from_json(text)
@@ -93,23 +99,27 @@ def parse_questions(reply: str, limit: int) -> list[str]:
 
 
 def _from_json(text: str) -> list[str] | None:
+    """Return the questions of every JSON value in the text, or None where there is none."""
     fenced = re.findall(r"```[\w-]*\n(.*?)(?:```|\Z)", text, flags=re.DOTALL)
     for candidate in [*fenced, text]:
-        decoder = json.JSONDecoder()
-        found, at = [], 0
-        while (match := re.compile(r'[\[{](?=\s*["\[{\]}])').search(candidate, at)) is not None:
+        found, at, whole = [], 0, False
+        for _ in range(_JSON_VALUES):
+            match = _JSON_START.search(candidate, at)
+            if match is None:
+                break
             try:
-                value, at = decoder.raw_decode(candidate, match.start())
-            except ValueError:
+                value, at = json.JSONDecoder().raw_decode(candidate, match.start())
+            except (ValueError, RecursionError):
                 at = match.end()
                 continue
             found += _strings(value)
-        if found:
+            whole = whole or not candidate.replace(candidate[match.start() : at], "", 1).strip()
+        if found or whole:
             return found
         cut = re.match(r'\s*(?:\{\s*"\w+"\s*:\s*)?\[\s*"', candidate)
         if cut:
-            whole = re.findall(r'"(?:[^"\\]|\\.)*"', candidate[cut.end() - 1 :])
-            return [json.loads(string, strict=False) for string in whole if _is_json(string)]
+            strings = re.findall(r'"(?:[^"\\]|\\.)*"', candidate[cut.end() - 1 :])
+            return [json.loads(string, strict=False) for string in strings if _is_json(string)]
     return None
 
 
@@ -153,14 +163,11 @@ def _from_lines(text: str) -> list[str]:
 
 def _split_inline(line: str) -> list[str]:
     """Break "1. First? 2. Second?" in two."""
-    starts = list(re.finditer(r"(?:(?<=^)|(?<=[?？؟.。!:：]\s)|(?<=[?？؟]))(\d{1,2})[.)]\s+(?=\D)", line.strip()))
+    starts = list(re.finditer(r"(?:(?<=^)|(?<=[?？؟.。!:：]\s)|(?<=[?？؟]))(\d{1,2})[.)]\s+", line.strip()))
     if len(starts) < 2 or [int(start[1]) for start in starts] != list(range(1, len(starts) + 1)):
         return [line]
-    bounds = [start.start() for start in starts] + [len(line.strip())]
-    head = line.strip()[: bounds[0]]
-    return [
-        part for part in [head, *(line.strip()[a:b] for a, b in zip(bounds, bounds[1:], strict=False))] if part.strip()
-    ]
+    bounds = [0, *(start.start() for start in starts), len(line.strip())]
+    return [part for a, b in itertools.pairwise(bounds) if (part := line.strip()[a:b]).strip()]
 
 
 def _strip_markers(line: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ _INK, _PAPER, _RIGHT, _WRONG, _QUIET = "#1b1b1b", "#ffffff", "#0072b2", "#d9d9d9
 
 
 def _figure(width: float, height: float) -> "tuple[Figure, object]":
-    from matplotlib.figure import Figure
+    from nbutils.figures import Figure
 
     figure = Figure(figsize=(width, height), facecolor=_PAPER, layout="constrained")
     axes = figure.add_subplot()

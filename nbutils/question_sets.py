@@ -21,9 +21,24 @@ if TYPE_CHECKING:
     from llama_index.core.schema import TextNode
 
 
-def load_gold_questions(
-    path: str | Path, nodes: "Sequence[TextNode]", by: str = "page"
-) -> EmbeddingQAFinetuneDataset:
+def find_gold_questions(name: str, val_files: "Sequence[str]") -> Path | None:
+    """Return the file of gold questions that is meant, or None.
+
+    Args:
+        name: a path; "auto" for gold_questions.csv in the folder of a validation file, if there is one; "" for none.
+        val_files: the validation files.
+    """
+    from nbutils.runs import find_file
+
+    if name != "auto":
+        return Path(find_file(name)) if name else None
+    folders = [Path(find_file(file)).parent for file in val_files if "://" not in str(file)]
+    return next(
+        (folder / "gold_questions.csv" for folder in folders if (folder / "gold_questions.csv").is_file()), None
+    )
+
+
+def load_gold_questions(path: str | Path, nodes: "Sequence[TextNode]", by: str = "page") -> EmbeddingQAFinetuneDataset:
     """Return questions that people wrote as a dataset over the chunks of `nodes`.
 
     A row names the place of its answer in one of these columns, the first that is filled: `chunk` (chunk ids),
@@ -125,7 +140,9 @@ class _Chunks:
             ids = [part.strip() for part in chunk.split(";") if part.strip()]
             for chunk_id in ids:
                 if chunk_id not in self.ids:
-                    raise UserError(f"{where}: there is no chunk {chunk_id!r} in the corpus. Correct the column 'chunk'.")
+                    raise UserError(
+                        f"{where}: there is no chunk {chunk_id!r} in the corpus. Correct the column 'chunk'."
+                    )
             return ids
         if quote and (by == "quote" or not pages):
             found = self._by_quote(quote, file)
@@ -171,26 +188,29 @@ class _Chunks:
         wanted = plain_words(quote)
         if not wanted:
             return []
-        text, size = f" {' '.join(wanted)} ", min(3, len(wanted))
+        solid, size = "".join(wanted), min(3, len(wanted))
         grams = shingles(wanted, size)
         exact, near = [], []
         for node, words in zip(self.nodes, self.words, strict=True):
             if file is not None and str(node.metadata.get("file_name", "")) != file:
                 continue
-            if text in f" {' '.join(words)} ":
+            # without spaces, since a hyphen at a line's end may or may not belong to the word
+            if solid in "".join(words) if len(solid) >= 12 else f" {' '.join(wanted)} " in f" {' '.join(words)} ":
                 exact.append(node.node_id)
             elif not exact and len(wanted) >= 5:
                 share = len(grams & shingles(words, size)) / len(grams)
-                if share >= 0.8:
+                if share >= 0.6:
                     near.append((-share, node.node_id))
-        return exact or [chunk for _, chunk in sorted(near)]
+        return exact or [chunk for share, chunk in sorted(near) if share <= min(near)[0] + 0.1]
 
 
 def plain_words(text: str) -> list[str]:
     """Return the words and numbers of a text in lower case, without accents, hyphenation or punctuation."""
-    text = unicodedata.normalize("NFKD", text.replace("\u00ad", ""))
     text = re.sub(r"(\w)[-\u2010]\s*\n\s*(\w)", r"\1\2", text)
-    text = "".join(c for c in text if not unicodedata.combining(c)).lower()
+    if not text.isascii():
+        decomposed = unicodedata.normalize("NFKD", text.replace("\u00ad", ""))
+        text = "".join(character for character in decomposed if not unicodedata.combining(character))
+    text = text.lower()
     return re.findall(r"\d+(?:[.,]\d+)*|[^\W\d_]+", text)
 
 
@@ -267,26 +287,25 @@ def find_leaks(
         threshold: share of runs from which a chunk counts as leaked.
         size: words a run.
     """
-    where: dict[tuple[str, ...], list[int]] = {}
-    train_ids = list(train_corpus)
-    whole: dict[tuple[str, ...], int] = {}
+    asked = {chunk: words for chunk, text in val_corpus.items() if (words := plain_words(text))}
+    runs = {chunk: {hash(run) for run in shingles(words, size)} for chunk, words in asked.items()}
+    wanted = set().union(*runs.values())
+    train_ids, whole, where = list(train_corpus), {}, {}
     for i, text in enumerate(train_corpus.values()):
         words = plain_words(text)
-        whole.setdefault(tuple(words), i)
-        for run in shingles(words, size):
+        whole.setdefault(" ".join(words), i)
+        for run in wanted.intersection(map(hash, shingles(words, size))):
             where.setdefault(run, []).append(i)
     leaks = []
-    for chunk, text in val_corpus.items():
-        words = plain_words(text)
-        if not words:
+    for chunk, words in asked.items():
+        source = whole.get(" ".join(words))
+        if source is not None:
+            leaks.append(Leak(chunk, train_ids[source], 1.0, True))
             continue
-        if tuple(words) in whole:
-            leaks.append(Leak(chunk, train_ids[whole[tuple(words)]], 1.0, True))
-            continue
-        runs = shingles(words, size)
-        counts = np.bincount([i for run in runs for i in where.get(run, ())], minlength=1)
-        if counts.max() >= threshold * len(runs):
-            leaks.append(Leak(chunk, train_ids[int(counts.argmax())], float(counts.max() / len(runs)), False))
+        counts = np.bincount([i for run in runs[chunk] for i in where.get(run, ())], minlength=1)
+        share = float(counts.max() / len(runs[chunk]))
+        if share >= threshold:
+            leaks.append(Leak(chunk, train_ids[int(counts.argmax())], share, False))
     return leaks
 
 
@@ -301,3 +320,69 @@ def without_chunks(dataset, chunks: Sequence[str]) -> EmbeddingQAFinetuneDataset
         corpus={chunk: text for chunk, text in dataset.corpus.items() if chunk not in gone},
         relevant_docs={query: found for query, found in relevant.items() if found},
     )
+
+
+def remove_leaks(dataset, train_corpus: dict[str, str], *, keep: bool = False, threshold: float = 0.8):
+    """Return the validation dataset without the chunks that stand in the training corpus, and the leaks found.
+
+    What was found is printed, with the chunks' ids.
+
+    Args:
+        dataset: the validation dataset.
+        train_corpus: id -> text of the training chunks.
+        keep: only name and count them.
+        threshold: as for `find_leaks`.
+
+    Raises:
+        UserError: nothing would be left to judge with.
+    """
+    leaks = find_leaks(train_corpus, dataset.corpus, threshold)
+    if not leaks:
+        return dataset, leaks
+    exact = sum(leak.exact for leak in leaks)
+    named = "; ".join(f"{leak.chunk} ({leak.share:.0%} of {leak.source})" for leak in leaks[:10])
+    print(
+        f"{len(leaks)} of {len(dataset.corpus)} validation chunks stand in the training corpus ({exact} word for word) "
+        f"and were {'kept' if keep else 'removed'}: {named}{'; …' if len(leaks) > 10 else ''}"
+    )
+    if keep:
+        return dataset, leaks
+    rest = without_chunks(dataset, [leak.chunk for leak in leaks])
+    if not rest.queries:
+        raise UserError(
+            "Every validation question asks about a chunk of the training corpus. Choose other files for validation."
+        )
+    return rest, leaks
+
+
+def same_writer_warning(train_writer: str, val_writer: str) -> str | None:
+    """Return a warning where the same writer made training and validation questions, else None."""
+    if train_writer.strip().lower() != val_writer.strip().lower():
+        return None
+    return (
+        f"Training and validation questions were both written by {train_writer}: part of any gain is having learnt "
+        "this writer's habits. Judge by the gold questions."
+    )
+
+
+GENERAL_KNOWLEDGE = Path(__file__).resolve().parents[1] / "data" / "general_knowledge.jsonl"
+
+
+def load_general_knowledge(path: str | Path = GENERAL_KNOWLEDGE) -> EmbeddingQAFinetuneDataset:
+    """Return the general-knowledge retrieval set: short passages on many subjects, with a question on each.
+
+    Args:
+        path: JSON Lines with `id`, `subject`, `passage` and `question`.
+
+    Raises:
+        UserError: no such file, or a line that lacks a field.
+    """
+    corpus, queries, relevant = {}, {}, {}
+    for number, row in _rows(Path(path)):
+        passage, question, passage_id = _cell(row, "passage"), _cell(row, "question"), _cell(row, "id")
+        if not (passage and question and passage_id):
+            raise UserError(f"{path}, row {number}: 'id', 'passage' and 'question' are needed.")
+        corpus[passage_id] = passage
+        queries[f"q-{passage_id}"] = question
+        relevant[f"q-{passage_id}"] = [passage_id]
+    return EmbeddingQAFinetuneDataset(queries=queries, corpus=corpus, relevant_docs=relevant)

@@ -1,68 +1,59 @@
 """Questions for every chunk of a corpus: asked at once, journaled, filtered, and accounted for."""
 
 import contextlib
-import hashlib
 import json
 import re
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from nbutils.asking import Answer, Asker, Budget, GenerationError, Request
+from nbutils.asking import Answer, Asker, Budget, GenerationError, Request, without_retries
 from nbutils.common import UserError, content_hash
 from nbutils.dataset import EmbeddingQAFinetuneDataset
 from nbutils.filters import NO_FILTERS, Filters, drop_reasons, skip_reason
 from nbutils.journal import Journal, read_journal
 from nbutils.parsing import parse_questions
+from nbutils.prompts import (
+    DEFAULT_QA_GENERATE_PROMPT_TMPL,
+    EXAM_PROMPT_TMPL,
+    QUESTION_STYLES,
+    documented_prompt,
+    prompt_by_name,
+    render_prompt,
+)
+from nbutils.providers import has_key, resolve_llm
+from nbutils.shared_answers import SharedAnswers
 
 if TYPE_CHECKING:
     import pandas as pd
     from llama_index.core.llms import LLM
     from llama_index.core.schema import BaseNode
 
-QUESTION_STYLES = (
-    "a few search keywords, not a sentence",
-    "a plain question in everyday words",
-    "a question about one specific figure, date, name or term, saying whose and of when",
-    "a question in other words than the passage's: synonyms, general terms, abbreviations spelt out",
-)
-
-DEFAULT_QA_GENERATE_PROMPT_TMPL = """\
-This passage comes from a collection of documents that people search.
-
----------------------
-{context_str}
----------------------
-
-Write {num_questions_per_chunk} search queries that people who have never seen the passage would type into a search \
-box, and that this passage answers better than any other:
-{question_styles}
-
-Each must make sense on its own: name the company, product, person, place or period it is about, and never speak of \
-"the passage", "the text" or "the table above". Prefer words that a searcher would think of to those of the passage.
-Write in {language}, one query a line, numbered, with nothing before or after.
-If nobody would search for what the passage holds (a table of contents, a page of signatures), write only NONE.
-"""
-
-EXAM_PROMPT_TMPL = """\
-Here is a section of a document.
-
----------------------
-{context_str}
----------------------
-
-You teach this subject. From this section alone, without other knowledge, set {num_questions_per_chunk} questions for \
-a written exam. Let them cover different points of the section, and let the section hold the whole answer to each.
-Write in {language}, one question a line, numbered, with nothing before or after.
-"""
-
-_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(context_str|num_questions_per_chunk|question_styles|language)\}")
 _NOT_THE_MODEL = re.compile(
     r"key|secret|token$|password|credential|header|timeout|retr|client|callback|verbose|class_name|keep_alive|"
     r"messages_to_prompt|completion_to_prompt|output_parser|pydantic_program_mode|query_wrapper",
     re.IGNORECASE,
 )
+__all__ = [
+    "DEFAULT_QA_GENERATE_PROMPT_TMPL",
+    "EXAM_PROMPT_TMPL",
+    "QUESTION_STYLES",
+    "Filters",
+    "GenerationError",
+    "GenerationResult",
+    "documented_prompt",
+    "estimate_questions",
+    "generate_qa_embedding_pairs",
+    "generate_questions",
+    "prompt_by_name",
+    "render_prompt",
+]
+
 TOKENS_PER_QUESTION = 22
 SECONDS_PER_CALL = 2.0
 
@@ -73,26 +64,39 @@ class GenerationResult:
 
     Attributes:
         dataset: the questions that were kept, and all chunks.
-        report: a DataFrame with a row for each chunk: `status` ("kept", "dropped", "failed" or "not asked"),
-            `asked_for`, `written` and `kept` questions, `reason`, `calls`, `tokens_in`, `tokens_out`.
-        filters: a DataFrame with a row for each filter: `dropped` and up to five `examples`.
         usage: `calls`, `tokens_in`, `tokens_out`, `cost` (None without prices) and `estimated` (True where the server
             gave no counts) over the whole set, and the same of this run alone under `this_run`.
     """
 
     dataset: EmbeddingQAFinetuneDataset
-    report: "pd.DataFrame"
-    filters: "pd.DataFrame"
     usage: dict
+    _chunks: list[dict]
+    _filters: list[dict]
+
+    @property
+    def report(self) -> "pd.DataFrame":
+        """A row for each chunk: `status` ("kept", "dropped", "failed" or "not asked"), `asked_for`, `written` and
+        `kept` questions, `reason`, `calls`, `tokens_in`, `tokens_out`."""
+        import pandas as pd
+
+        return pd.DataFrame(self._chunks)
+
+    @property
+    def filters(self) -> "pd.DataFrame":
+        """A row for each filter that dropped something: `filter`, `what` (chunks or questions), `dropped`, and up to
+        five `examples`."""
+        import pandas as pd
+
+        return pd.DataFrame(self._filters, columns=["filter", "what", "dropped", "examples"])
 
     def summary(self) -> str:
         """Return one line that accounts for every chunk."""
-        counts = self.report["status"].value_counts()
+        counts = Counter(row["status"] for row in self._chunks)
         names = ("kept", "dropped", "failed", "not asked")
-        parts = [f"{counts[status]} {status}" for status in names if status in counts]
-        fewer = int(((self.report["written"] < self.report["asked_for"]) & (self.report["written"] > 0)).sum())
+        parts = [f"{counts[status]} {status}" for status in names if counts[status]]
+        fewer = sum(0 < row["written"] < row["asked_for"] for row in self._chunks)
         short = f"; {fewer} chunks gave fewer questions than asked for" if fewer else ""
-        return f"{len(self.dataset.queries)} questions from {len(self.report)} chunks ({', '.join(parts)}){short}."
+        return f"{len(self.dataset.queries)} questions from {len(self._chunks)} chunks ({', '.join(parts)}){short}."
 
 
 @dataclass
@@ -117,9 +121,22 @@ def generate_qa_embedding_pairs(
     save_every: int = 500,
     output_path: str | Path = "qa_finetune_dataset.json",
     verbose: bool = True,
-    **options,
+    *,
+    concurrency: int = 8,
+    journal_path: str | Path | None = None,
+    cache: str | Path | None = None,
+    filters: Filters | Mapping | None = Filters(),  # noqa: B008 (frozen)
+    language: str | None = None,
+    budget_calls: int | None = None,
+    budget_tokens: int | None = None,
+    prices: Mapping[str, float] | None = None,
+    timeout: float = 120.0,
+    stop_after: int = 5,
+    seed: int = 0,
 ) -> EmbeddingQAFinetuneDataset:
     """Write questions about every chunk and return (question, chunk) pairs; stands in for LlamaIndex's function.
+
+    Answers are journaled as they come: started again after anything, it asks only for what is missing.
 
     Args:
         nodes: the chunks, as LlamaIndex nodes.
@@ -129,30 +146,31 @@ def generate_qa_embedding_pairs(
         num_questions_per_chunk: questions to ask for.
         retry_limit: tries a chunk before it has failed; waits grow from half a second to thirty.
         on_failure: "continue" leaves a failed chunk without questions, "fail" stops at the first.
-        save_every: chunks between two saves of `output_path`. Nothing is lost in between: answers are journaled.
-        output_path: the dataset; its journal lies beside it, `.jsonl` in place of `.json`.
-        verbose: show a bar, and a line that accounts for every chunk.
-        **options: the further arguments of `generate_questions`: `concurrency`, `filters`, `budget_calls`, …
+        save_every: chunks between two saves of `output_path`. Nothing is lost in between.
+        output_path: the dataset. It is written anew, from these nodes alone.
+        verbose: show a bar with rate, tokens and time left, and a line that accounts for every chunk.
+        concurrency: calls at a time.
+        journal_path: one line for each finished chunk; by default beside `output_path`, `.jsonl` in place of `.json`.
+            A chunk is asked once for each prompt, model, setting and number of questions, however often this runs.
+        cache: a folder of answers that several runs share: what another run has asked, or is asking, is not asked
+            again. Writers that learn from the corpus (`offline`) do not use it.
+        filters: `Filters(…)`, its fields as a mapping, or None for no filter at all.
+        language: what `{language}` stands for, "German" for example; by default the chunk's own.
+        budget_calls, budget_tokens: stop cleanly when the set has cost so much, earlier runs included; raise it to
+            go on. Chunks are then asked in a shuffled order, so that a part of them stands for all.
+        prices: `{"input": …, "output": …}` in your currency for a million tokens.
+        timeout: seconds to wait for one reply.
+        stop_after: chunks that failed in a row before everything stops.
+        seed: for the choice of styles, the order under a budget, and the jitter of waits.
 
     Returns:
         The dataset. Its corpus holds all chunks, also those without questions.
 
     Raises:
         GenerationError: (a RuntimeError) the LLM refuses, or too many chunks in a row failed. Run again to continue.
-        UserError: an argument that cannot be.
+        UserError: an argument that cannot be, or another run at work on the same journal.
     """
-    return generate_questions(
-        nodes,
-        llm,
-        qa_generate_prompt_tmpl,
-        num_questions_per_chunk,
-        retry_limit,
-        on_failure,
-        save_every,
-        output_path,
-        verbose,
-        **options,
-    ).dataset
+    return generate_questions(**locals()).dataset
 
 
 def generate_questions(
@@ -168,6 +186,7 @@ def generate_questions(
     *,
     concurrency: int = 8,
     journal_path: str | Path | None = None,
+    cache: str | Path | None = None,
     filters: Filters | Mapping | None = Filters(),  # noqa: B008 (frozen)
     language: str | None = None,
     budget_calls: int | None = None,
@@ -177,33 +196,28 @@ def generate_questions(
     stop_after: int = 5,
     seed: int = 0,
 ) -> GenerationResult:
-    """As `generate_qa_embedding_pairs`, with the whole account of what was asked, kept, dropped and spent.
-
-    Args:
-        concurrency: calls at a time.
-        journal_path: one line for each finished chunk; by default beside `output_path`. A chunk is asked once for each
-            prompt, model, setting and number of questions, however often this runs.
-        filters: `Filters(…)`, its fields as a mapping, or None for no filter at all.
-        language: what `{language}` stands for, "German" for example; by default the chunk's own.
-        budget_calls, budget_tokens: stop cleanly when the set has cost so much, earlier runs included; raise it to
-            go on. Chunks are then asked in a shuffled order, so that a part of them stands for all.
-        prices: `{"input": …, "output": …}` in your currency for a million tokens.
-        timeout: seconds to wait for one reply.
-        stop_after: chunks that failed in a row before everything stops.
-        seed: for the choice of styles, the order under a budget, and the jitter of waits.
-    """
+    """As `generate_qa_embedding_pairs`, with the whole account of what was asked, kept, dropped and spent."""
     _check(num_questions_per_chunk, retry_limit, on_failure, concurrency, timeout, stop_after, save_every)
     output_path = Path(output_path)
-    llm = _resolve(llm, seed, timeout)
+    journal_path = Path(journal_path or output_path.with_suffix(".jsonl"))
+    if output_path.is_dir() or journal_path == output_path:
+        raise UserError(f"output_path is {output_path}; name a file that ends in .json.")
+    llm = resolve_llm(llm, seed=seed, timeout=timeout)
     plan = _plan(nodes, llm, qa_generate_prompt_tmpl, num_questions_per_chunk, filters, language, seed)
     chosen_prices = _prices(prices)
-    with Journal(journal_path or output_path.with_suffix(".jsonl")) as journal:
+    shared = SharedAnswers(cache) if cache and not _learns(plan.llm) else None
+    with Journal(journal_path) as journal, closing(shared) if shared else nullcontext():
         earlier = _answers(journal.lines)
         wanted = {request.key for request in plan.requests.values()}
         plan.answers = {key: answer for key, answer in earlier.items() if key in wanted}
         already = _usage(plan.answers.values(), chosen_prices)
         missing = list({r.key: r for r in plan.requests.values() if _is_missing(plan.answers.get(r.key))}.values())
         budget = Budget(budget_calls, budget_tokens, already["calls"], already["tokens_in"] + already["tokens_out"])
+        missing.sort(key=lambda request: request.key in plan.answers)  # what failed before comes last
+        if budget_tokens is not None:
+            for request in missing:
+                request.tokens = count_tokens(request.prompt)
+                request.tokens_out = TOKENS_PER_QUESTION * num_questions_per_chunk
         if budget_calls is not None or budget_tokens is not None:
             missing.sort(key=lambda request: content_hash(str(seed), request.key))
         this_run: list[Answer] = []
@@ -217,7 +231,17 @@ def generate_questions(
             }
             entry["seconds"] = round(answer.seconds, 3)
             journal.append(entry)
+            if shared and not answer.error:
+                shared.write(answer.key, {"reply": answer.reply, "truncated": answer.truncated})
             plan.answers[answer.key] = _add(before, answer)
+
+        def borrow(requests: list[Request]) -> None:
+            for key, known in (shared.read(r.key for r in requests) if shared else {}).items():
+                journal.append({"key": key, "model": model, "shared": True} | known)
+                plan.answers[key] = _add(plan.answers.get(key), Answer(key, **known))
+
+        def unanswered(requests: list[Request]) -> list[Request]:
+            return [request for request in requests if _is_missing(plan.answers.get(request.key))]
 
         saved = 0
 
@@ -228,7 +252,7 @@ def generate_questions(
                 _assemble(plan, num_questions_per_chunk, dict(plan.answers), NO_FILTERS)[0].save_json(output_path)
 
         asker = Asker(
-            plan.llm,
+            without_retries(plan.llm),
             on_answer,
             concurrency=concurrency,
             retry_limit=retry_limit,
@@ -242,21 +266,32 @@ def generate_questions(
         )
         problem: BaseException | None = None
         try:
-            asker.run(missing, save_now_and_then, verbose)
+            while missing:
+                with _claimed(shared, missing) as mine:
+                    borrow(missing)
+                    asker.run(unanswered(mine), save_now_and_then, verbose)
+                    asked = {request.key for request in mine}
+                missing = unanswered([request for request in missing if request.key not in asked])
+                if asker.out_of_budget:
+                    break
+                if missing:  # another run is asking them
+                    time.sleep(0.5)
         except BaseException as error:
             problem = error
-        dataset, report, dropped = _assemble(plan, num_questions_per_chunk, plan.answers, plan.filters)
+        if problem is None and this_run and all(_is_missing(answer) for answer in plan.answers.values()):
+            problem = GenerationError(f"No chunk was answered: {this_run[-1].error}. Run again to continue.")
+        dataset, rows, dropped = _assemble(plan, num_questions_per_chunk, plan.answers, plan.filters)
         usage = _usage(plan.answers.values(), chosen_prices) | {"this_run": _usage(this_run, chosen_prices)}
-        result = GenerationResult(dataset, report, dropped, usage)
         if problem is None or dataset.queries:
             dataset.save_json(output_path)
         if isinstance(problem, GenerationError):
-            done = int((report["status"].isin(["kept", "dropped"])).sum())
+            done = sum(row["status"] in ("kept", "dropped") for row in rows)
             raise GenerationError(
-                f"{problem} ({done} of {len(report)} chunks are done; journal: {journal.path})"
+                f"{problem} ({done} of {len(rows)} chunks are done; journal: {journal.path})"
             ) from problem
         if problem is not None:
             raise problem
+    result = GenerationResult(dataset, usage, rows, dropped)
     if verbose:
         print(result.summary())
         if asker.out_of_budget:
@@ -273,6 +308,7 @@ def estimate_questions(
     *,
     concurrency: int = 8,
     journal_path: str | Path | None = None,
+    cache: str | Path | None = None,
     filters: Filters | Mapping | None = Filters(),  # noqa: B008 (frozen)
     language: str | None = None,
     budget_calls: int | None = None,
@@ -283,6 +319,8 @@ def estimate_questions(
 ) -> dict:
     """Return what `generate_questions` with the same arguments would cost, without asking anything.
 
+    Without the provider's key the journal cannot be matched, and the cost is that of starting anew.
+
     Args:
         seconds_per_call: how long one call takes; by default what the journal says, else two seconds.
 
@@ -291,10 +329,16 @@ def estimate_questions(
         `tokens_out`, `seconds` at this concurrency, and `cost` (None without prices). Token counts are estimates.
     """
     _check(num_questions_per_chunk, 1, "continue", concurrency, 1, 1, 1)
-    llm = _resolve(llm, seed, 60.0)
+    if isinstance(llm, str) and not has_key(llm):  # what it would cost can be told without the key
+        llm = SimpleNamespace(model=llm.partition(":")[2])
+    llm = resolve_llm(llm, seed=seed)
     plan = _plan(nodes, llm, qa_generate_prompt_tmpl, num_questions_per_chunk, filters, language, seed)
     answers = _answers(read_journal(journal_path or Path(output_path).with_suffix(".jsonl")))
     wanted = {request.key: request for request in plan.requests.values()}
+    if cache and not _learns(plan.llm):
+        with closing(SharedAnswers(cache)) as shared:
+            missing = [key for key in wanted if _is_missing(answers.get(key))]
+            answers |= {key: Answer(key, **known) for key, known in shared.read(missing).items()}
     missing = [request for key, request in wanted.items() if _is_missing(answers.get(key))]
     known = [answers[key] for key in wanted if key in answers and not answers[key].error]
     replies = [answer.tokens_out / max(answer.calls, 1) for answer in known]
@@ -309,10 +353,11 @@ def estimate_questions(
     )
     affordable = []
     for request in missing:
-        if not budget.reserve(request.tokens + round(out)):
+        affordable.append(count_tokens(request.prompt))
+        if not budget.reserve(affordable[-1] + round(out)):
+            affordable.pop()
             break
-        affordable.append(request)
-    tokens_in, tokens_out = sum(request.tokens for request in affordable), round(out * len(affordable))
+    tokens_in, tokens_out = sum(affordable), round(out * len(affordable))
     return {
         "chunks": len(plan.texts),
         "skipped": len(plan.skipped),
@@ -323,53 +368,6 @@ def estimate_questions(
         "seconds": round(-(-len(affordable) // concurrency) * seconds_per_call, 1),
         "cost": _cost(tokens_in, tokens_out, _prices(prices)),
     }
-
-
-def documented_prompt() -> str:
-    """Return the exam prompt that LlamaIndex ships, word for word, from the installed package."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        from llama_index.finetuning.embeddings.common import DEFAULT_QA_GENERATE_PROMPT_TMPL as documented
-    return documented
-
-
-def prompt_by_name(name: str) -> str:
-    """Return the prompt called "search", "exam" or "documented"; any other text is itself a prompt.
-
-    Raises:
-        UserError: no such name, and no prompt either: it lacks `{context_str}`.
-    """
-    if name == "documented":
-        return documented_prompt()
-    known = {"search": DEFAULT_QA_GENERATE_PROMPT_TMPL, "exam": EXAM_PROMPT_TMPL}
-    if name not in known and "{context_str}" not in name:
-        raise UserError(
-            f"PROMPT is {name!r}; use 'search', 'exam', 'documented', or a prompt that holds {{context_str}}."
-        )
-    return known.get(name, name)
-
-
-def render_prompt(template: str, text: str, num_questions: int, language: str | None = None, seed: int = 0) -> str:
-    """Fill a template. Braces that are no placeholder stay as they are; `{{` and `}}` give single ones.
-
-    Which of `QUESTION_STYLES` a chunk is asked for depends on its text and the seed, so that each gets its share.
-
-    Raises:
-        UserError: the template lacks `{context_str}`.
-    """
-    if "{context_str}" not in template:
-        raise UserError("qa_generate_prompt_tmpl lacks {context_str}, the place where the chunk goes. Add it.")
-    start = int(hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).hexdigest(), 16)
-    styles = [QUESTION_STYLES[(start + i) % len(QUESTION_STYLES)] for i in range(num_questions)]
-    values = {
-        "context_str": text,
-        "num_questions_per_chunk": str(num_questions),
-        "question_styles": "\n".join(f"{number}. {style}" for number, style in enumerate(styles, 1)),
-        "language": language or "the language of the passage",
-    }
-    return _PLACEHOLDER.sub(lambda match: values[match[1]] if match[1] else match[0][0], template)
 
 
 def count_tokens(text: str) -> int:
@@ -401,12 +399,6 @@ def _prices(prices: Mapping[str, float] | None) -> Mapping[str, float] | None:
     return prices
 
 
-def _resolve(llm, seed: int, timeout: float):
-    from nbutils.providers import resolve_llm
-
-    return resolve_llm(llm, seed=seed, timeout=timeout)
-
-
 def _plan(nodes, llm, template, num_questions, filters, language, seed) -> _Plan:
     from llama_index.core.schema import MetadataMode
 
@@ -425,9 +417,7 @@ def _plan(nodes, llm, template, num_questions, filters, language, seed) -> _Plan
         else:
             prompt = render_prompt(template, text, num_questions, language, seed)
             key = content_hash(prompt, signature, str(num_questions), length=32)
-            requests[chunk_id] = by_text[text] = Request(
-                key, prompt, count_tokens(prompt), TOKENS_PER_QUESTION * num_questions
-            )
+            requests[chunk_id] = by_text[text] = Request(key, prompt)
     return _Plan(llm, texts, skipped, requests, filters)
 
 
@@ -469,8 +459,11 @@ def _plain(value):
 
 
 def _model_name(llm) -> str:
-    metadata = getattr(llm, "metadata", None)
-    return str(getattr(metadata, "model_name", None) or type(llm).__name__)
+    try:
+        name = llm.metadata.model_name
+    except (AttributeError, ValueError):  # LlamaIndex's OpenAI raises ValueError for models it does not know
+        name = getattr(llm, "model", None)
+    return str(name or type(llm).__name__)
 
 
 def _answers(lines: list[dict]) -> dict[str, Answer]:
@@ -492,6 +485,16 @@ def _add(before: Answer | None, new: Answer) -> Answer:
     return latest
 
 
+@contextmanager
+def _claimed(shared: SharedAnswers | None, requests: list[Request]):
+    """Yield those of the requests that are this process's to ask."""
+    if shared is None:
+        yield requests
+        return
+    with shared.claim(request.key for request in requests) as keys:
+        yield [request for request in requests if request.key in keys]
+
+
 def _is_missing(answer: Answer | None) -> bool:
     return answer is None or bool(answer.error)
 
@@ -510,8 +513,6 @@ def _cost(tokens_in: int, tokens_out: int, prices: Mapping[str, float] | None) -
 
 def _assemble(plan: _Plan, num_questions: int, answers: dict[str, Answer], filters: Filters):
     """Return the dataset, the report on chunks and the report on filters, from the answers there are."""
-    import pandas as pd
-
     owners: dict[str, list[str]] = {}  # key -> chunk ids with that very text
     for chunk_id, request in plan.requests.items():
         owners.setdefault(request.key, []).append(chunk_id)
@@ -569,4 +570,4 @@ def _assemble(plan: _Plan, num_questions: int, answers: dict[str, Answer], filte
         for what, source in (("chunks", skipped), ("questions", dropped))
         for name, found in source.items()
     ]
-    return dataset, pd.DataFrame(rows), pd.DataFrame(table, columns=["filter", "what", "dropped", "examples"])
+    return dataset, rows, table

@@ -1,5 +1,6 @@
 """One run: its folder, its record, and the chain of notebooks that papermill executes."""
 
+import ast
 import contextlib
 import datetime
 import fcntl
@@ -14,14 +15,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from nbutils.common import UserError, content_hash, write_atomic
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 PROJECT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = PROJECT / "notebooks"
+NOTEBOOKS = Path(os.environ.get("NBUTILS_NOTEBOOKS") or PROJECT / "notebooks")
 PACKAGES = (
     "nbutils", "llama-index-core", "sentence-transformers", "transformers", "torch", "papermill", "pypdfium2", "bm25s",
 )  # fmt: skip
@@ -54,7 +58,7 @@ CHAIN = (
             "val_dataset.json",
             "model/modules.json",
         ),
-        ("results/metrics.csv", "results/verdict.json"),
+        ("results/metrics.csv", "results/results.json"),
     ),
 )
 _STEPS = {step.name: step for step in CHAIN}
@@ -99,25 +103,23 @@ class Parameter:
 
 
 def notebook_parameters(notebook: str | Path) -> dict[str, Parameter]:
-    """Return the parameters of a notebook by name, read from its cell tagged `parameters`."""
-    import papermill
+    """Return the parameters of a notebook by name, read from its cell tagged `parameters`.
 
+    The same as `papermill.inspect_notebook` finds, without importing papermill, which takes over a second.
+    """
     path = NOTEBOOKS / f"{notebook}.ipynb" if not str(notebook).endswith(".ipynb") else Path(notebook)
-    found = papermill.inspect_notebook(str(path))
-    return {
-        name: Parameter(
-            name,
-            str(each["inferred_type_name"]),
-            yaml.safe_load(_plain(each["default"])),
-            each["help"],
-            path.stem,
-        )
-        for name, each in found.items()
-    }
-
-
-def _plain(default: str) -> str:
-    return {"True": "true", "False": "false", "None": "null"}.get(default, default)
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    tagged = [cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    source = "".join(tagged[0]) if tagged else ""
+    lines, found = source.splitlines(), {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.AnnAssign | ast.Assign):
+            name = ast.unparse(node.target if isinstance(node, ast.AnnAssign) else node.targets[0])
+            default = ast.literal_eval(node.value)
+            kind = ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else type(default).__name__
+            comment = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode().strip().lstrip("# ")
+            found[name] = Parameter(name, kind, default, comment, path.stem)
+    return found
 
 
 def all_parameters(steps: Iterable[Step] = CHAIN) -> list[Parameter]:
@@ -182,6 +184,19 @@ def find_files(names: Iterable[str | Path]) -> list[str]:
     return [find_file(name) for name in names]
 
 
+def check_name(name: str) -> str:
+    """Return a run's name.
+
+    Raises:
+        UserError: it would leave the outputs folder.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(name)):
+        raise UserError(
+            f"RUN_NAME is {name!r}; use letters, digits, '.', '_' and '-' only, so that the run stays in outputs/."
+        )
+    return str(name)
+
+
 class Run:
     """The folder outputs/<name>/ and its record, run.json.
 
@@ -194,11 +209,7 @@ class Run:
     """
 
     def __init__(self, name: str = "tutorial", outputs: str | Path | None = None):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(name)):
-            raise UserError(
-                f"RUN_NAME is {name!r}; use letters, digits, '.', '_' and '-' only, so that the run stays in outputs/."
-            )
-        self.name = str(name)
+        self.name = check_name(name)
         self.folder = Path(outputs or outputs_root()) / self.name
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -224,9 +235,14 @@ class Run:
         run = cls(values["RUN_NAME"])
         run.need(*_STEPS[step].needs) if step in _STEPS else None
         run.step = step
-        run.record(step, parameters=values, started=_now(), finished=None)
+        run.record(step, parameters=values, started=now(), finished=None)
         run._begun = time.perf_counter()
         return run
+
+    @property
+    def cache(self) -> Path:
+        """The folder of what all runs share: parsed files, answers, embeddings."""
+        return self.folder.parent / ".cache"
 
     def path(self, *parts: str) -> Path:
         """Return a path in the run's folder; its parent exists."""
@@ -273,23 +289,31 @@ class Run:
     def finish(self, **results: Any) -> None:
         """Record what the notebook that opened this run found, its wall time in seconds, and that it finished."""
         seconds = round(time.perf_counter() - self._begun, 1)
-        self.record(self.step, **results, seconds=seconds, finished=_now())
+        self.record(self.step, **results, seconds=seconds, finished=now())
         print(f"{self.step} is done in {seconds:.0f} s. Its files are in {self.shown()}/.")
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, wait: float = 0.0) -> Iterator[None]:
         """Keep other processes from running this run's chain at the same time.
+
+        Args:
+            wait: seconds to wait for a process that is just ending.
 
         Raises:
             UserError: another process is running it.
         """
+        until = time.monotonic() + wait
         with open(self.folder / ".lock", "w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UserError(
-                    f"Run {self.name!r} is being run by another process. Wait for it or choose another name."
-                ) from error
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if time.monotonic() > until:
+                        raise UserError(
+                            f"Run {self.name!r} is being run by another process. Wait for it or choose another name."
+                        ) from error
+                    time.sleep(0.2)
             yield
 
     def fingerprint(self, step: Step, parameters: Mapping[str, Any]) -> str:
@@ -346,6 +370,7 @@ def run(
     outputs: str | Path | None = None,
     fresh: bool = False,
     say: Callable[[str], None] = print,
+    wait: float = 0.0,
 ) -> RunResult:
     """Execute notebooks 01 to 04 with papermill; steps that are done for the same inputs are not done again.
 
@@ -356,6 +381,7 @@ def run(
         outputs: folder of all runs; default is `outputs_root()`.
         fresh: do all steps again.
         say: receives each line of progress.
+        wait: seconds to wait for another process that holds this run, before that is an error.
 
     Returns:
         What came of it. A notebook that fails gives status "failed"; it does not raise.
@@ -363,18 +389,13 @@ def run(
     Raises:
         UserError: a parameter or name that is wrong, before any work starts.
     """
-    values = check_parameters({**read_profile(profile), **(parameters or {})})
-    values.pop("RUN_NAME", None)
-    for each in FILE_PARAMETERS:
-        if isinstance(values.get(each), list):
-            values[each] = [_absolute(file) for file in values[each]]
+    values = _values(parameters, profile)
     this = Run(name, outputs)
     result = RunResult(this.name, this.folder)
-    with this.lock():
+    with this.lock(wait):
+        _end_leftovers(this)
         for number, step in enumerate(CHAIN, 1):
-            accepted = notebook_parameters(step.name)
-            mine = {key: value for key, value in values.items() if key in accepted} | {"RUN_NAME": this.name}
-            defaults = {key: parameter.default for key, parameter in accepted.items()}
+            mine, defaults = _values_of(step, values, this)
             head = f"[{number}/{len(CHAIN)}] {step.name}"
             files_there = all((this.folder / file).exists() for file in step.needs)
             if not fresh and files_there and this.is_current(step, this.fingerprint(step, defaults | mine)):
@@ -383,7 +404,7 @@ def run(
             say(head)
             begun = time.perf_counter()
             try:
-                _execute(
+                execute(
                     step.name,
                     this,
                     {key: value for key, value in mine.items() if value != defaults[key]},
@@ -401,7 +422,49 @@ def run(
     return result
 
 
-def _execute(notebook: str, run: Run, parameters: dict[str, Any], say: Callable[[str], None]) -> None:
+def is_done(name: str, parameters: Mapping[str, Any] | None = None, *, outputs: str | Path | None = None) -> bool:
+    """Whether `run` with the same arguments would find every step up to date; nothing is started or written."""
+    if not (Path(outputs or outputs_root()) / name / "run.json").exists():
+        return False
+    values, this = _values(parameters), Run(name, outputs)
+
+    def current(step: Step) -> bool:
+        mine, defaults = _values_of(step, values, this)
+        needs_there = all((this.folder / file).exists() for file in step.needs)
+        return needs_there and this.is_current(step, this.fingerprint(step, defaults | mine))
+
+    return (this.folder / "report.html").exists() and all(current(step) for step in CHAIN)
+
+
+def _values(parameters: Mapping[str, Any] | None, profile: str | Path | None = None) -> dict[str, Any]:
+    """Return the checked parameters of a run, its files by their absolute paths."""
+    values = check_parameters({**read_profile(profile), **(parameters or {})})
+    values.pop("RUN_NAME", None)
+    for each in FILE_PARAMETERS:
+        if isinstance(values.get(each), list):
+            values[each] = [_absolute(file) for file in values[each]]
+    return values
+
+
+def _values_of(step: Step, values: Mapping[str, Any], run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what `values` sets in a step's notebook, and the notebook's defaults."""
+    accepted = notebook_parameters(step.name)
+    mine = {key: value for key, value in values.items() if key in accepted} | {"RUN_NAME": run.name}
+    return mine, {key: parameter.default for key, parameter in accepted.items()}
+
+
+def _end_leftovers(run: Run) -> None:
+    """End the kernel of this run that a killed process has left behind; called by the one that holds the lock."""
+    import psutil
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get("NBUTILS_RUN") == str(run.folder):
+                process.kill()
+                process.wait(10)
+
+
+def execute(notebook: str, run: Run, parameters: dict[str, Any], say: Callable[[str], None]) -> None:
     """Execute one notebook into the run's folder; the executed notebook is kept even when a cell fails."""
     import papermill
 
@@ -409,22 +472,28 @@ def _execute(notebook: str, run: Run, parameters: dict[str, Any], say: Callable[
     partial = run.path(f".{notebook}.partial.ipynb")
     source = json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text(encoding="utf-8"))
     total = sum(cell["cell_type"] == "code" for cell in source["cells"]) + bool(parameters)
-    done = 0
+    done, heading = 0, ""
 
     def cell_started(cell, cell_index, **_) -> None:
-        nonlocal done
-        done += 1
+        nonlocal done, heading
         first = next((line for line in cell.source.splitlines() if line.strip()), "")
-        say(f"    cell {done}/{total}  {first[:80]}")
+        if cell.cell_type == "markdown" and first.startswith("#"):
+            heading = first.lstrip("# ")
+        if cell.cell_type == "code":
+            done += 1
+            say(f"    cell {done}/{total}  {heading}  |  {first[:60]}")
 
-    environment = {"NBUTILS_OUTPUTS": str(run.folder.parent), "NBUTILS_PROGRESS": str(run.path(".progress"))}
+    environment = {
+        "NBUTILS_OUTPUTS": str(run.folder.parent), "NBUTILS_PROGRESS": str(run.path(".progress")),
+        "NBUTILS_RUN": str(run.folder),
+    }  # fmt: skip
     previous = {key: os.environ.get(key) for key in environment}
     os.environ.update(environment)
     try:
         with _bars(run.path(".progress"), say):
             papermill.execute_notebook(
                 str(NOTEBOOKS / f"{notebook}.ipynb"), str(partial), parameters=parameters, kernel_name="python3",
-                progress_bar=False, on_cell_start=cell_started,
+                progress_bar=False, on_cell_start=cell_started, extra_arguments=["--log-level=ERROR"],
             )  # fmt: skip
     finally:
         for key, value in previous.items():
@@ -473,6 +542,12 @@ def write_report(run: Run) -> Path:
     Returns:
         The report's path.
     """
+    path = run.folder / "04_evaluate_models.ipynb"
+    return write_atomic(run.folder / "report.html", notebook_html(path, f"{run.name}: embedding models compared"))
+
+
+def notebook_html(notebook: Path, title: str) -> str:
+    """Return an executed notebook as one HTML page without its code, and without its cells tagged `no-report`."""
     import nbformat
     from nbconvert import HTMLExporter
 
@@ -480,19 +555,25 @@ def write_report(run: Run) -> Path:
         exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True
     )
     exporter.require_js_url = exporter.mathjax_url = exporter.mermaid_js_url = exporter.widget_renderer_url = ""
-    notebook = nbformat.read(run.folder / "04_evaluate_models.ipynb", as_version=4)
-    notebook.cells = [cell for cell in notebook.cells if "no-report" not in cell.metadata.get("tags", [])]
-    notebook.metadata["title"] = f"{run.name}: embedding models compared"
-    body, _ = exporter.from_notebook_node(notebook)
-    return write_atomic(run.folder / "report.html", body)
+    content = nbformat.read(notebook, as_version=4)
+    content.cells = [cell for cell in content.cells if "no-report" not in cell.metadata.get("tags", [])]
+    content.metadata["title"] = title
+    return exporter.from_notebook_node(content)[0]
 
 
-def closing_table(run: Run):
-    """Return the run's metrics as a DataFrame: one row a question set and model, as notebook 04 wrote them."""
+def closing_table(run: Run) -> "pd.DataFrame | None":
+    """Return hit rate@5, MRR@10 and nDCG@10 of the base and the fine-tuned model on each question set."""
     import pandas as pd
 
     path = run.folder / "results" / "metrics.csv"
-    return pd.read_csv(path) if path.exists() else None
+    if not path.exists():
+        return None
+    table = pd.read_csv(path)
+    metrics = ["hit_rate@5", "mrr@10", "ndcg@10"]
+    rows = table[table.metric.isin(metrics) & table.system.isin(["base", "fine-tuned", "BM25", "fine-tuned + BM25"])]
+    wide = rows.pivot(index=["question_set", "system"], columns="metric", values="value")
+    order = list(dict.fromkeys(zip(rows.question_set, rows.system, strict=True)))
+    return wide.reindex(order)[metrics].reset_index().rename_axis(columns=None)
 
 
 def refresh_notebooks(say: Callable[[str], None] = print) -> None:
@@ -540,5 +621,6 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time in UTC as text, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -64,9 +64,7 @@ def vector_search(
     return Ranking(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def retrieve_as_llama_index(
-    queries: np.ndarray, corpus: np.ndarray, ids: Sequence[str], top_k: int
-) -> list[list[str]]:
+def retrieve_as_llama_index(queries: np.ndarray, corpus: np.ndarray, ids: Sequence[str], top_k: int) -> list[list[str]]:
     """Return for each query the ids that LlamaIndex's SimpleVectorStore returns, in its order.
 
     Candidates come from one matrix product in float32; they are scored again in float64 as LlamaIndex scores them.
@@ -94,6 +92,8 @@ def retrieve_as_llama_index(
     index, scores = np.take_along_axis(ranking.index, order, 1), np.take_along_axis(scores, order, 1)
     tied = (np.abs(np.diff(scores[:, : top_k + 1], axis=1)) < 1e-12).any(axis=1)
     tied |= ~np.isfinite(scores).all(axis=1)
+    if len(ids) > ranking.index.shape[1]:  # float32 cannot tell the last candidates from those left out
+        tied |= ranking.score[:, top_k - 1] - ranking.score[:, -1] < 2e-6
     return [
         get_top_k_embeddings(exact_queries[row], exact_corpus, similarity_top_k=top_k, embedding_ids=ids)[1]
         if tied[row]
@@ -102,9 +102,7 @@ def retrieve_as_llama_index(
     ]
 
 
-def bm25_search(
-    queries: Sequence[str], texts: Sequence[str], ids: Sequence[str], depth: int = DEPTH
-) -> Ranking:
+def bm25_search(queries: Sequence[str], texts: Sequence[str], ids: Sequence[str], depth: int = DEPTH) -> Ranking:
     """Search by BM25 (Lucene's variant, k1 = 1.5, b = 0.75) with English stems and stop words.
 
     Source: Lù 2024, "BM25S" (arXiv 2407.03618), through the bm25s package.

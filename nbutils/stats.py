@@ -56,6 +56,11 @@ def _cluster_sums(values: np.ndarray, clusters: Sequence) -> tuple[np.ndarray, n
     return sums, np.bincount(index).astype(np.float64)
 
 
+def _block(clusters: int) -> int:
+    """Return how many draws to hold at a time: about 32 MiB of numbers."""
+    return max(1, 2**22 // clusters)
+
+
 def bootstrap_intervals(
     values: np.ndarray, clusters: Sequence, *, level: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -79,8 +84,9 @@ def bootstrap_intervals(
     rng = np.random.default_rng(seed)
     count = len(sizes)
     means = []
-    for start in range(0, draws, 500):
-        picked = rng.integers(count, size=(min(500, draws - start), count))
+    block = _block(count)
+    for start in range(0, draws, block):
+        picked = rng.integers(count, size=(min(block, draws - start), count))
         weights = np.stack([np.bincount(row, minlength=count) for row in picked]).astype(np.float64)
         means.append((weights @ sums) / (weights @ sizes)[:, None])
     tail = (1 - level) / 2
@@ -88,9 +94,7 @@ def bootstrap_intervals(
     return low, high
 
 
-def permutation_p(
-    differences: np.ndarray, clusters: Sequence, *, draws: int = 10_000, seed: int = 0
-) -> np.ndarray:
+def permutation_p(differences: np.ndarray, clusters: Sequence, *, draws: int = 10_000, seed: int = 0) -> np.ndarray:
     """Return two-sided p-values of the paired randomisation test for the mean difference being 0.
 
     If two systems are alike, either could have produced each result: the sign of a whole chunk's differences is
@@ -118,8 +122,9 @@ def permutation_p(
         return (np.abs(signs @ sums) >= observed).mean(axis=0)
     rng = np.random.default_rng(seed)
     extreme = np.zeros(differences.shape[1])
-    for start in range(0, draws, 1000):
-        signs = 1.0 - 2.0 * rng.integers(0, 2, size=(min(1000, draws - start), count))
+    block = _block(count)
+    for start in range(0, draws, block):
+        signs = 1.0 - 2.0 * rng.integers(0, 2, size=(min(block, draws - start), count))
         extreme += (np.abs(signs @ sums) >= observed).sum(axis=0)
     return (extreme + 1) / (draws + 1)
 

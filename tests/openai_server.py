@@ -45,7 +45,13 @@ class OpenAIServer:
         usage: whether replies carry token counts.
     """
 
-    def __init__(self, delay: float = 0.0, fault: Callable[[int, str], Fault | None] | None = None, usage: bool = True, port: int = 0):
+    def __init__(
+        self,
+        delay: float = 0.0,
+        fault: Callable[[int, str], Fault | None] | None = None,
+        usage: bool = True,
+        port: int = 0,
+    ):
         self.delay, self.fault, self.usage = delay, fault or (lambda call, prompt: None), usage
         self.calls, self.answered, self.times = 0, Counter(), []
         self.most_at_once, self._now, self._lock = 0, 0, threading.Lock()
@@ -87,8 +93,18 @@ class OpenAIServer:
                     self.send_json(fault.status, {"error": error}, fault.headers)
                     return
                 text = default_reply(prompt) if fault.text is None else fault.text
-                choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": fault.finish_reason}
-                answer = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
+                choice = {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": text},
+                    "finish_reason": fault.finish_reason,
+                }
+                answer = {
+                    "id": "x",
+                    "object": "chat.completion",
+                    "created": 0,
+                    "model": body["model"],
+                    "choices": [choice],
+                }
                 if owner.usage:
                     counts = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(text.split())}
                     answer["usage"] = counts | {"total_tokens": sum(counts.values())}

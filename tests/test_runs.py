@@ -26,7 +26,10 @@ def test_every_notebook_declares_its_parameters_with_type_and_help():
 def test_one_name_means_one_type_and_default_in_all_notebooks():
     seen = {}
     for parameter in runs.all_parameters():
-        assert seen.setdefault(parameter.name, (parameter.type, parameter.default)) == (parameter.type, parameter.default)
+        assert seen.setdefault(parameter.name, (parameter.type, parameter.default)) == (
+            parameter.type,
+            parameter.default,
+        )
 
 
 @pytest.mark.parametrize(
@@ -91,9 +94,8 @@ def test_a_step_before_the_one_it_needs_says_which_to_run(tmp_path):
 
 
 def test_two_processes_cannot_run_the_same_run(tmp_path):
-    with Run("x", tmp_path).lock(), pytest.raises(UserError, match="another process"):
-        with Run("x", tmp_path).lock():
-            pass
+    with Run("x", tmp_path).lock(), pytest.raises(UserError, match="another process"), Run("x", tmp_path).lock():
+        pass
 
 
 def test_a_damaged_record_is_named(tmp_path):

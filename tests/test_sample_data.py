@@ -35,7 +35,7 @@ def shingles(name, size=8):
     """Every run of ``size`` words in the prose of a report; tables are left out."""
     prose = " ".join(line for line in lines(name) if not line.startswith("|"))
     words = re.findall(r"\w+", prose.lower())
-    return [tuple(words[i:i + size]) for i in range(len(words) - size + 1)]
+    return [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
 
 
 def row(name, pattern):

@@ -21,8 +21,16 @@ from reportlab.lib.pagesizes import letter
 from reportlab.lib.styles import ParagraphStyle
 from reportlab.lib.units import inch
 from reportlab.pdfbase.pdfmetrics import stringWidth
-from reportlab.platypus import (BaseDocTemplate, Frame, LongTable, NextPageTemplate, PageBreak,
-                                PageTemplate, Paragraph, Spacer)
+from reportlab.platypus import (
+    BaseDocTemplate,
+    Frame,
+    LongTable,
+    NextPageTemplate,
+    PageBreak,
+    PageTemplate,
+    Paragraph,
+    Spacer,
+)
 from reportlab.platypus.tableofcontents import TableOfContents
 
 HERE = Path(__file__).resolve().parent
@@ -72,9 +80,14 @@ def markup(node):
 def table(node):
     rows, header = [], node.children[0].children[0]
     for tr in [row for part in node.children for row in part.children]:
-        rows.append([(markup(cell), "right" if "right" in str(cell.attrs.get("style")) else "left") for cell in tr.children])
+        rows.append(
+            [(markup(cell), "right" if "right" in str(cell.attrs.get("style")) else "left") for cell in tr.children]
+        )
     plain = [[text.replace("<b>", "").replace("</b>", "") for text, _ in row] for row in rows]
-    measure = [[[stringWidth(word, "Times-Bold", 9.2) for word in (text, *text.split())] or [0] for text in row] for row in plain]
+    measure = [
+        [[stringWidth(word, "Times-Bold", 9.2) for word in (text, *text.split())] or [0] for text in row]
+        for row in plain
+    ]
     natural = [max(row[i][0] for row in measure) + 12 for i in range(len(header.children))]
     least = [max(max(row[i][1:] or [0]) for row in measure) + 12 for i in range(len(natural))]
     spare = WIDTH - sum(natural)
@@ -83,16 +96,25 @@ def table(node):
     else:
         share = (WIDTH - sum(least)) / (sum(natural) - sum(least))
         widths = [low + share * (full - low) for low, full in zip(least, natural)]
-    cells = [[Paragraph(f"<b>{text}</b>" if i == 0 else text, CELL[side]) for text, side in row] for i, row in enumerate(rows)]
-    rules = [("LINEBELOW", (0, 0), (-1, 0), 0.8, INK), ("LINEBELOW", (0, 1), (-1, -1), 0.25, GREY),
-             ("VALIGN", (0, 0), (-1, -1), "BOTTOM"), ("TOPPADDING", (0, 0), (-1, -1), 2),
-             ("BOTTOMPADDING", (0, 0), (-1, -1), 2.5)]
+    cells = [
+        [Paragraph(f"<b>{text}</b>" if i == 0 else text, CELL[side]) for text, side in row]
+        for i, row in enumerate(rows)
+    ]
+    rules = [
+        ("LINEBELOW", (0, 0), (-1, 0), 0.8, INK),
+        ("LINEBELOW", (0, 1), (-1, -1), 0.25, GREY),
+        ("VALIGN", (0, 0), (-1, -1), "BOTTOM"),
+        ("TOPPADDING", (0, 0), (-1, -1), 2),
+        ("BOTTOMPADDING", (0, 0), (-1, -1), 2.5),
+    ]
     return LongTable(cells, widths, repeatRows=1, style=rules, spaceBefore=4, spaceAfter=11)
 
 
 def story(tree):
     """The flowables of a parsed report, and the company name from its first heading."""
-    toc = TableOfContents(dotsMinLevel=0, levelStyles=[style("t0", 10.5, 13.5, spaceBefore=3), style("t1", 9.5, 11.8, leftIndent=16)])
+    toc = TableOfContents(
+        dotsMinLevel=0, levelStyles=[style("t0", 10.5, 13.5, spaceBefore=3), style("t1", 9.5, 11.8, leftIndent=16)]
+    )
     company, flow, on_cover = "", [], True
     for node in tree.children:
         if on_cover and node.type == "heading" and node.tag == "h2":
@@ -138,9 +160,13 @@ def render(source, target):
 def main():
     parser = argparse.ArgumentParser(description="Render the sample reports to PDF.")
     parser.add_argument("names", nargs="*", help="report names, without .md (default: all)")
-    parser.add_argument("--to", type=Path, default=HERE, metavar="FOLDER", help="where the PDFs go (default: beside this script)")
+    parser.add_argument(
+        "--to", type=Path, default=HERE, metavar="FOLDER", help="where the PDFs go (default: beside this script)"
+    )
     options = parser.parse_args()
-    names = [n.removesuffix(".md") for n in options.names] or sorted(p.stem for p in HERE.glob("*.md") if p.stem != "README")
+    names = [n.removesuffix(".md") for n in options.names] or sorted(
+        p.stem for p in HERE.glob("*.md") if p.stem != "README"
+    )
     missing = [name for name in names if not (HERE / f"{name}.md").is_file()]
     if missing:
         sys.exit(f"render.py: no such report in {HERE}: " + ", ".join(f"{name}.md" for name in missing))

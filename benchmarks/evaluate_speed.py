@@ -1,0 +1,183 @@
+"""Time the documented evaluation against this project's, in one run.
+
+    python benchmarks/evaluate_speed.py [--dataset FILE] [--rounds N]
+
+The documented pair is the walkthrough's: a VectorStoreIndex and one `retrieve` a question, then
+InformationRetrievalEvaluator, on models loaded beforehand. Ours is `evaluate` and `evaluate_st` with an empty cache.
+The rounds alternate and the best of each is taken, so that another process can disturb but not favour one of them.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+PROJECT = Path(__file__).resolve().parents[1]
+LYFT = PROJECT.parent / "shared" / "data" / "lyft_2021_gpt35_questions.json"
+
+
+def load_dataset(path: Path | None):
+    """Return the walkthrough's own Lyft set where it is at hand, else the sample reports with offline questions."""
+    from nbutils.dataset import EmbeddingQAFinetuneDataset
+
+    if path or LYFT.is_file():
+        return EmbeddingQAFinetuneDataset.from_json(path or LYFT)
+    from nbutils.corpus import load_corpus
+    from nbutils.providers import resolve_llm
+    from nbutils.questions import generate_qa_embedding_pairs
+
+    nodes = load_corpus([PROJECT / "data" / "sample"], chunk_size=256, chunk_overlap=20)
+    with tempfile.TemporaryDirectory() as folder:
+        return generate_qa_embedding_pairs(nodes, llm=resolve_llm("offline"), output_path=f"{folder}/questions.json")
+
+
+def documented(dataset, embedding, model) -> None:
+    from llama_index.core import VectorStoreIndex
+    from llama_index.core.schema import TextNode
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+    nodes = [TextNode(id_=chunk, text=text) for chunk, text in dataset.corpus.items()]
+    retriever = VectorStoreIndex(nodes, embed_model=embedding).as_retriever(similarity_top_k=5)
+    rows = []
+    for query_id, query in dataset.queries.items():
+        ids = [found.node.node_id for found in retriever.retrieve(query)]
+        expected = dataset.relevant_docs[query_id][0]
+        rows.append({"is_hit": expected in ids, "retrieved": ids, "expected": expected, "query": query_id})
+    relevant = {query: set(found) for query, found in dataset.relevant_docs.items()}
+    return rows, InformationRetrievalEvaluator(dataset.queries, dataset.corpus, relevant, name="base")(model)
+
+
+def ours(dataset, model, bf16):
+    from nbutils.evaluate import evaluate, evaluate_st
+
+    with tempfile.TemporaryDirectory() as folder:
+        rows = evaluate(dataset, model, 5, bf16=bf16, cache=folder)
+        return rows, evaluate_st(dataset, model, "base", output_path=folder, bf16=bf16, cache=folder)
+
+
+def timed(function, *arguments):
+    start = time.perf_counter()
+    result = function(*arguments)
+    return time.perf_counter() - start, result
+
+
+def whole(dataset, rounds: int) -> None:
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    from nbutils.encoding import use_bf16
+    from nbutils.providers import DEFAULT_MODEL, load_model, resolve_model
+
+    embedding, model = HuggingFaceEmbedding(resolve_model(DEFAULT_MODEL)), load_model(DEFAULT_MODEL)
+    ways = {"documented": lambda: documented(dataset, embedding, model), "fp32": lambda: ours(dataset, model, False)}
+    if use_bf16("cpu"):
+        ways["bf16"] = lambda: ours(dataset, model, True)
+    model.encode(list(dataset.corpus.values())[:8])
+    best, results = {}, {}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            seconds, results[name] = timed(way)
+            best[name] = min(seconds, best.get(name, seconds))
+    print(f"\n{len(dataset.corpus)} chunks, {len(dataset.queries)} questions, best of {rounds} rounds:")
+    rows, scores = results["documented"]
+    for name, seconds in best.items():
+        own_rows, own_scores = results[name]
+        equal = sum(a == b for a, b in zip(rows, own_rows, strict=True))
+        off = max(abs(scores[key] - own_scores[key]) for key in scores)
+        print(
+            f"  {name:<11} {seconds:7.2f} s  {best['documented'] / seconds:5.1f} × as fast; "
+            f"{equal} of {len(rows)} rows equal, metrics within {off:.4f}"
+        )
+
+
+def vector_store(dataset) -> None:
+    """Let an approximate index (HNSW of faiss) stand in for the exact search and report its recall against it."""
+    from nbutils.evaluate import evaluate, store_recall
+    from nbutils.providers import DEFAULT_MODEL
+
+    try:
+        import faiss
+        from llama_index.vector_stores.faiss import FaissVectorStore
+    except ImportError:
+        print("\nNo vector store is installed: pip install faiss-cpu llama-index-vector-stores-faiss")
+        return
+    exact = evaluate(dataset, DEFAULT_MODEL)
+    store = FaissVectorStore(faiss.IndexHNSWFlat(384, 4, faiss.METRIC_INNER_PRODUCT))
+    found = evaluate(dataset, DEFAULT_MODEL, vector_store=store)
+    rates = [np.mean([row["is_hit"] for row in rows]) for rows in (exact, found)]
+    print(
+        f"\nfaiss HNSW (4 links) against exact search: recall@5 {store_recall(exact, found):.4f}, "
+        f"hit rate@5 {rates[0]:.4f} exact and {rates[1]:.4f} approximate"
+    )
+
+
+def search_alone(chunks: int = 5000, queries: int = 800, sample: int = 40) -> None:
+    from llama_index.core import QueryBundle, VectorStoreIndex
+    from llama_index.core.embeddings import MockEmbedding
+    from llama_index.core.schema import TextNode
+
+    from nbutils.search import retrieve_as_llama_index
+
+    rng = np.random.default_rng(0)
+    corpus, asked = (rng.normal(size=(n, 384)).astype(np.float32) for n in (chunks, queries))
+    ids = [f"chunk-{i:05d}" for i in range(chunks)]
+    nodes = [TextNode(id_=name, text=name, embedding=vector.tolist()) for name, vector in zip(ids, corpus, strict=True)]
+    index = VectorStoreIndex(nodes, embed_model=MockEmbedding(embed_dim=384))
+    retriever = index.as_retriever(similarity_top_k=5)
+
+    def loop():
+        return [
+            [n.node.node_id for n in retriever.retrieve(QueryBundle("", embedding=vector.tolist()))]
+            for vector in asked[:sample]
+        ]
+
+    slow, expected = timed(loop)
+    fast, found = min((timed(retrieve_as_llama_index, asked, corpus, ids, 5) for _ in range(3)), key=lambda t: t[0])
+    assert found[:sample] == expected
+    slow, fast = slow / sample * 1000, fast / queries * 1000
+    print(f"\nsearch alone, {chunks} chunks: {slow:.2f} ms a query documented, {fast:.3f} ms ours: {slow / fast:.0f} ×")
+
+
+def large() -> None:
+    """Search 100,000 chunks for 1,000 queries and print the peak memory of this process."""
+    from nbutils.search import vector_search
+
+    rng = np.random.default_rng(0)
+    corpus = rng.normal(size=(100_000, 384)).astype(np.float32)
+    queries = rng.normal(size=(1000, 384)).astype(np.float32)
+    ids = [f"chunk-{i:06d}" for i in range(100_000)]
+    seconds, ranking = timed(vector_search, queries, corpus, ids, 100)
+    exact = all(
+        set(np.argsort(-(corpus.astype(np.float64) @ queries[i].astype(np.float64)))[:10]) == set(ranking.index[i, :10])
+        for i in range(0, 1000, 100)
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({"seconds": round(seconds, 1), "peak_GiB": round(peak, 2), "exact": exact}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", type=Path, help="questions and chunks in the walkthrough's JSON")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--large", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.large:
+        large()
+        return
+    search_alone()
+    print("\n100,000 chunks × 1,000 queries:", end=" ", flush=True)
+    subprocess.run([sys.executable, __file__, "--large"], check=True)
+    dataset = load_dataset(arguments.dataset)
+    whole(dataset, arguments.rounds)
+    vector_store(dataset)
+
+
+if __name__ == "__main__":
+    main()

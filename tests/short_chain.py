@@ -1,0 +1,75 @@
+"""Short stand-ins for notebooks 01 to 04, with the real parameters: a run takes seconds and does what its input says.
+
+Each writes the files that its step must leave behind and notes in outputs/did.txt that it ran. The training file says
+what happens in step 2: `sleep 30`, `fail`, `kill` (the kernel), `hold 200` (MiB), anything else works.
+"""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+
+from nbutils import runs
+
+CODE = """
+import os, time
+from nbutils.common import UserError
+from nbutils.runs import Run
+run = Run.start({step!r}, globals())
+"""
+WORK = {
+    "01_build_corpus": """
+word = open(TRAIN_FILES[0]).read().strip()
+run.path("train_corpus.json").write_text(word); run.path("val_corpus.json").write_text(str(CHUNK_SIZE))
+""",
+    "02_generate_questions": """
+word, _, number = run.path("train_corpus.json").read_text().partition(" ")
+if word == "sleep": time.sleep(float(number))
+if word == "fail": raise UserError("This document cannot be asked about. Take another one.")
+if word == "kill": os.kill(os.getpid(), 9)
+held = b"x" * (int(number) << 20) if word == "hold" else b""
+if held: time.sleep(30)
+run.path("train_dataset.json").write_text("{}"); run.path("val_dataset.json").write_text("{}")
+""",
+    "03_finetune_embedding": """
+run.path("model", "modules.json").write_text("[]")
+print("threads", os.environ["OMP_NUM_THREADS"])
+""",
+    "04_evaluate_models": """
+import csv, itertools
+columns = ["question_set", "system", "metric", "value", "low", "high", "questions", "chunks"]
+systems, metrics = {"base": 0.5, "fine-tuned": 0.6, "BM25": 0.55}, ["hit_rate@5", "mrr@10", "ndcg@10"]
+with open(run.path("results", "metrics.csv"), "w") as file:
+    csv.writer(file).writerows([columns] + [["synthetic", system, metric, value, value - 0.1, value + 0.1, 20, 10]
+        for (system, value), metric in itertools.product(systems.items(), metrics)])
+columns = ["question_set", "system", "base", "metric", "difference", "low", "high", "p", "p_holm", "questions"]
+with open(run.path("results", "differences.csv"), "w") as file:
+    csv.writer(file).writerows([columns] + [
+        ["synthetic", system, "base", metric, value - 0.5, value - 0.55, value - 0.45, 0.01, 0.02, 20]
+        for (system, value), metric in itertools.product(systems.items(), metrics) if system != "base"])
+run.path("results", "results.json").write_text("{}")
+""",
+}
+DID = """
+with open(run.folder.parent / "did.txt", "a") as file: file.write(f"{run.name} {run.step}\\n")
+run.finish()
+"""
+
+
+def write(folder: Path) -> Path:
+    """Write the four notebooks to `folder` and return it."""
+    folder.mkdir(exist_ok=True)
+    for step, work in WORK.items():
+        real = nbformat.read(runs.PROJECT / "notebooks" / f"{step}.ipynb", as_version=4)
+        parameters = next(cell for cell in real.cells if "parameters" in cell.metadata.get("tags", []))
+        cells = [nbformat.v4.new_code_cell(source) for source in (CODE.format(step=step) + work, DID)]
+        notebook = nbformat.v4.new_notebook(cells=[parameters, *cells], metadata=real.metadata)
+        nbformat.write(notebook, folder / f"{step}.ipynb")
+    shutil.copy(runs.PROJECT / "notebooks" / "05_compare_runs.ipynb", folder)
+    return folder
+
+
+if __name__ == "__main__":
+    import sys
+
+    write(Path(sys.argv[1]))

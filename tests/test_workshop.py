@@ -1,0 +1,185 @@
+"""The exercises: made from their solutions, unsolved they fail their checks, solved they pass."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+TURN = "# --- your turn"
+
+
+@pytest.fixture(scope="module")
+def workshop(project):
+    return project / "notebooks" / "workshop"
+
+
+@pytest.fixture(scope="module")
+def make(workshop):
+    spec = importlib.util.spec_from_file_location("make_exercises", workshop / "make_exercises.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def code_cells(path) -> list[str]:
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def test_there_are_five_and_they_are_what_the_script_makes(make, workshop):
+    made = make.made()
+    assert len(made) == 5
+    for path, text in made.items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run notebooks/workshop/make_exercises.py"
+    assert sorted(made) == sorted(workshop.glob("exercise_*.ipynb"))
+
+
+def test_no_exercise_gives_its_solution_away(make, workshop):
+    for path in workshop.glob("solution_*.ipynb"):
+        for source in filter(lambda text: TURN in text, code_cells(path)):
+            stub = make.stub_out(source)
+            answer = re.search(rf"{TURN}.*?# --- end", source, re.DOTALL)[0].splitlines()
+            kept = [line for line in answer if not line.strip().startswith("#") and line.strip() in stub]
+            assert not kept, (path.name, kept)
+            compile(stub, path.name, "exec")
+
+
+@pytest.mark.parametrize(
+    "source", ["# --- end", "# --- your turn: x\n# stub: 1", "# --- your turn: x\n1\n# --- end",
+               "# --- your turn: x\n# --- your turn: y\n# stub: 1\n# --- end"],
+)  # fmt: skip
+def test_marks_that_do_not_match_are_refused(make, source):
+    with pytest.raises(ValueError):
+        make.stub_out(source)
+
+
+@given(st.lists(st.from_regex(r"[a-z]{1,8} = \d{1,4}", fullmatch=True), max_size=6))
+def test_code_without_marks_stays_as_it_is(make, lines):
+    assert make.stub_out("\n".join(lines)) == "\n".join(lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_each_stub_fails_its_check_and_the_solution_passes(make, workshop, monkeypatch, capsys, number):
+    """Runs a solution cell by cell; at each turn first the stub is tried in its place."""
+    monkeypatch.syspath_prepend(str(workshop))
+    monkeypatch.chdir(workshop)
+    import checks
+
+    (path,) = workshop.glob(f"solution_{number}_*.ipynb")
+    cells = code_cells(path)
+    solved, turns = {"__name__": "__main__"}, 0
+    for position, source in enumerate(cells):
+        if TURN in source:
+            turns += 1
+            unsolved = dict(solved)
+            exec(compile(make.stub_out(source), path.name, "exec"), unsolved)
+            check = next(
+                i for i, text in enumerate(cells) if i > position and re.search(r"^(\w+ = )?checks\.", text, re.M)
+            )
+            with pytest.raises(checks.NotYet) as caught:
+                for text in cells[position + 1 : check + 1]:
+                    exec(compile(text, path.name, "exec"), unsolved)
+            assert len(str(caught.value).split()) >= 4
+        exec(compile(source, path.name, "exec"), solved)
+    assert turns >= 2
+    passed = capsys.readouterr().out.count("✓")
+    assert passed >= turns
+
+
+@pytest.mark.slow
+def test_in_jupyter_an_unsolved_check_is_one_sentence(workshop, tmp_path):
+    """The real thing once: a kernel that runs the exercise with the fewest imports to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--allow-errors",
+         "--output-dir", str(tmp_path), str(workshop / "exercise_4_evaluation.ipynb")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    notebook = json.loads((tmp_path / "exercise_4_evaluation.ipynb").read_text(encoding="utf-8"))
+    errors = [
+        output for cell in notebook["cells"] for output in cell.get("outputs", ()) if output["output_type"] == "error"
+    ]
+    assert len(errors) == 4
+    for error in errors:
+        assert error["ename"] == "NotYet"
+        assert error["traceback"] == [f"✗ Not yet. {error['evalue']}"]
+
+
+# The checks' own judgement, where an exercise's stub does not reach it.
+
+
+@pytest.fixture
+def checks(workshop, monkeypatch):
+    monkeypatch.syspath_prepend(str(workshop))
+    import checks
+
+    return checks
+
+
+def test_a_loss_with_a_known_mistake_is_told_which(checks):
+    import numpy as np
+
+    owner = [0, 0, 1, 1]
+
+    def loss(scores, wrong, scale=20, mean=True, sign=1, siblings=False, own=True):
+        powers = np.exp(scale * scores)
+        wrong = ~np.eye(len(scores), dtype=bool) if siblings else wrong
+        values = -np.log(powers.diagonal() / (own * powers.diagonal() + (powers * wrong).sum(axis=1)))
+        return sign * (values.mean() if mean else values.sum())
+
+    checks.loss(loss, owner)
+    mistakes = {"scale": {"scale": 1}, "sum": {"mean": False}, "sign": {"sign": -1}, "masked": {"siblings": True},
+                "missing": {"own": False}}  # fmt: skip
+    for word, mistake in mistakes.items():
+        with pytest.raises(checks.NotYet, match=word):
+            checks.loss(lambda scores, wrong, mistake=mistake: loss(scores, wrong, **mistake), owner)
+
+
+def test_intervals_of_common_mistakes_are_told_apart(checks):
+    import numpy as np
+
+    random = np.random.default_rng(1)
+    before = random.uniform(0, 1, 200)
+    after = np.clip(before + random.normal(0.03, 0.1, 200), 0, 1)
+    draws = random.integers(0, 200, (4000, 200))
+    checks.paired_interval(*np.percentile((after - before)[draws].mean(axis=1), [2.5, 97.5]), before, after)
+    separate = after[draws].mean(axis=1) - before[random.integers(0, 200, (4000, 200))].mean(axis=1)
+    with pytest.raises(checks.NotYet, match="other questions"):
+        checks.paired_interval(*np.percentile(separate, [2.5, 97.5]), before, after)
+    with pytest.raises(checks.NotYet, match="narrow"):
+        checks.paired_interval(*np.percentile((after - before)[draws].mean(axis=1), [25, 75]), before, after)
+    with pytest.raises(checks.NotYet, match="wide"):
+        checks.paired_interval(*np.percentile((after - before)[draws[:, :60]].mean(axis=1), [2.5, 97.5]), before, after)
+
+
+def test_metrics_with_a_known_mistake_are_told_which(checks):
+    import pandas as pd
+
+    ranks = pd.Series([1, 2, 5, 20, None], dtype="Float64")
+    checks.metric(3 / 5, ranks, "hit_rate")
+    checks.metric((1 + 1 / 2 + 1 / 5) / 5, ranks, "mrr")
+    mistakes = [
+        (3 / 4, "hit_rate", "not found"),
+        (2 / 5, "hit_rate", "fifth"),
+        ((1 + 1 / 2 + 1 / 5 + 1 / 20) / 5, "mrr", "Beyond rank 10"),
+        ("x", "mrr", "number"),
+    ]
+    for value, kind, words in mistakes:
+        with pytest.raises(checks.NotYet, match=words):
+            checks.metric(value, ranks, kind)
+
+
+def test_the_recorded_evaluation_is_complete(workshop):
+    import pandas as pd
+
+    table = pd.read_csv(workshop / "evaluation.csv")
+    assert set(table.question_set) == {"synthetic", "gold"}
+    assert (table.groupby("question_set").size() >= 100).all()
+    ranks = table[["base", "fine_tuned", "bm25"]]
+    assert ranks.stack().between(1, 100).all()
