@@ -96,7 +96,7 @@ def main() -> int:
             hits(model, [dataset.queries[i] for i in other], [{row[dataset.relevant_docs[i][0]]} for i in other], texts)
             for model, other in zip(models, reversed(asked), strict=True)
         ]
-        human = [human_hits(model, options.human) for model in models] if options.human else [np.zeros(1)]
+        human = [human_hits(model, options.human) for model in models] if options.human else [np.full(1, np.nan)]
         return np.concatenate(held_out), np.mean(human, axis=0)
 
     base = load_model("all-MiniLM-L6-v2", max_seq_length=options.length)

@@ -24,8 +24,9 @@ _SENTENCE = re.compile(r"(?<=[a-z0-9)\]”\"%][.!?;])\s*(?=[A-Z“\"(•☒☐])
 _YEARS = re.compile(r"(?<![\d.$])(?:19[89]\d|20[0-4]\d)+(?![\d%])")
 _NAME = re.compile(
     r"\b((?!The )[A-Z\d][\w&'-]+(?:\.com)?(?: [A-Z][\w&'-]+){0,3}),? "
-    r"(?:Inc\b|Corp(?:oration)?\b|Ltd|plc|PLC|AG\b|SE\b|GmbH|LLC|Co\.|Company\b|Limited|N\.V\.)"
+    r"(?:Inc(?:orporated)?\b|Corp(?:oration)?\b|I(?i:nc\b|ncorporated\b)|C(?i:orporation\b)|Ltd|plc|PLC|AG\b|SE\b|GmbH|LLC|Co\.|Company\b|Limited|N\.V\.)"
 )
+_COVER = re.compile(r"\(?exact name of (?:the )?registrant", re.I)
 _NO_COMPANY = re.compile(
     r"Exchange|Nasdaq|Delaware|Insurance|Trust|Bank|Company|^(?:\d+|Our|This|Such|Parent|Holding|Total|Public)$"
 )
@@ -235,14 +236,22 @@ class _Corpus:
         return corpus
 
     def _find_companies(self, texts: list[str], keys: list[str], reach: int = 25) -> None:
-        """Give each text the company that most of its neighbours name, if a fifth of them do."""
+        """Give each text the registrant on the last cover page before it, or else the company that most of its
+        neighbours name, if a fifth of them do."""
         texts = [" ".join(text.replace("’", "'").split()) for text in texts]
         named = Counter(name for text in texts for name in _NAME.findall(text))
         names = [name for name, times in named.most_common(30) if times > 1 and not _NO_COMPANY.search(name)]
         holds = {name: list(accumulate((name in text for text in texts), initial=0)) for name in names}
         parts = {a for a in names for b in names if a != b and a in b and 2 * holds[b][-1] > holds[a][-1]}
         names = [name for name in names if name not in parts]
+        registrant = ""
         for i, key in enumerate(keys):
+            if cover := _COVER.search(texts[i]):
+                above = _NAME.findall(texts[i][: cover.start()])
+                registrant = above[-1].title() if above and above[-1].isupper() else above[-1] if above else ""
+            if registrant:
+                self.company[key] = registrant
+                continue
             first, last = max(0, i - reach), min(len(texts), i + reach + 1)
             best = max(names, key=lambda name: (holds[name][last] - holds[name][first], name), default="")
             if best and holds[best][last] - holds[best][first] >= (last - first) / 5:

@@ -61,6 +61,7 @@ CHAIN = (
         ("results/metrics.csv", "results/results.json"),
     ),
 )
+EXTRA_NOTEBOOKS = ("05_compare_runs", "06_use_the_model")
 _STEPS = {step.name: step for step in CHAIN}
 _MAKER = {made: step.name for step in CHAIN for made in step.makes}
 
@@ -543,7 +544,7 @@ def write_report(run: Run) -> Path:
         The report's path.
     """
     path = run.folder / "04_evaluate_models.ipynb"
-    return write_atomic(run.folder / "report.html", notebook_html(path, f"{run.name}: embedding models compared"))
+    return write_atomic(run.folder / "report.html", notebook_html(path, f"{run.name}: is the fine-tuned model better?"))
 
 
 def notebook_html(notebook: Path, title: str) -> str:
@@ -558,6 +559,7 @@ def notebook_html(notebook: Path, title: str) -> str:
     content = nbformat.read(notebook, as_version=4)
     content.cells = [cell for cell in content.cells if "no-report" not in cell.metadata.get("tags", [])]
     content.metadata["title"] = title
+    content.cells.insert(0, nbformat.v4.new_markdown_cell(f"# {title}"))
     return exporter.from_notebook_node(content)[0]
 
 
@@ -577,22 +579,37 @@ def closing_table(run: Run) -> "pd.DataFrame | None":
 
 
 def refresh_notebooks(say: Callable[[str], None] = print) -> None:
-    """Run the tutorial afresh and put the executed notebooks, cleaned of times and paths, in notebooks/.
+    """Run the tutorial and a variant in a temporary folder, and put the executed notebooks, cleaned, in notebooks/.
 
     Raises:
         UserError: a notebook failed; nothing is changed then.
     """
+    import tempfile
+
     import nbformat
 
-    result = run("tutorial", fresh=True, say=say)
-    if result.status == "failed":
-        raise UserError(f"{result.failed_step}: {result.error}")
-    for step in CHAIN:
-        notebook = nbformat.read(result.folder / f"{step.name}.ipynb", as_version=4)
-        notebook.metadata = {key: notebook.metadata[key] for key in ("kernelspec", "language_info")}
-        for cell in notebook.cells:
-            cell.metadata = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
-        write_atomic(NOTEBOOKS / f"{step.name}.ipynb", nbformat.writes(notebook) + "\n")
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = Path(folder) / "outputs"
+        for name, parameters in (("tutorial", {}), ("chunks_384", {"CHUNK_SIZE": 384, "CHUNK_OVERLAP": 60})):
+            result = run(name, parameters, outputs=outputs, say=say)
+            if result.status == "failed":
+                raise UserError(f"{result.failed_step}: {result.error}")
+        tutorial = Run("tutorial", outputs)
+        for extra in EXTRA_NOTEBOOKS:
+            say(extra)
+            execute(extra, tutorial, {}, say)
+        for name in [*_STEPS, *EXTRA_NOTEBOOKS]:
+            notebook = nbformat.read(tutorial.folder / f"{name}.ipynb", as_version=4)
+            notebook.metadata = {key: notebook.metadata[key] for key in ("kernelspec", "language_info")}
+            for cell in notebook.cells:
+                cell.metadata = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
+                if cell.cell_type == "code":
+                    cell.outputs = [each for each in cell.outputs if not _is_widget(each)]
+            write_atomic(PROJECT / "notebooks" / f"{name}.ipynb", nbformat.writes(notebook) + "\n")
+
+
+def _is_widget(output: Mapping[str, Any]) -> bool:
+    return any("widget" in mime for mime in output.get("data", {}))
 
 
 def _absolute(file: str) -> str:

@@ -233,9 +233,10 @@ def verdict(
 ) -> Verdict:
     """Return the verdict on the fine-tuned model.
 
-    All tests are paired and on one metric. The planned one, fine-tuned against base on the decisive set, stands alone;
-    all others are corrected together by Holm's method. A set says *better* or *worse* where p < alpha, *same* where the whole 95 % interval of the difference lies within ± margin, *unclear* otherwise.
-    The decisive set is the one that people wrote, if there is one. The first rule that applies gives the kind:
+    All tests are paired and on one metric. The planned one, fine-tuned against base on the decisive set, stands
+    alone; all others are corrected together by Holm's method. A set says *better* or *worse* where p < alpha,
+    *same* where the whole 95 % interval of the difference lies within ± margin, *unclear* otherwise. The decisive
+    set is the one that people wrote, if there is one. The first rule that applies gives the kind:
 
     1. `hurt`: the fine-tuned model is worse than the base on the decisive set → keep the base.
     2. `disagree`: better on another set, but not on the decisive one, where the difference is not above 0, or

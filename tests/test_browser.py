@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from tiny_run import make_tiny_run
 
 from nbutils import runs
 
@@ -41,19 +42,8 @@ def browser():
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """A run whose model is the base model itself, so that nothing has to be trained."""
-    from nbutils.corpus import load_corpus, save_corpus
-    from nbutils.providers import packaged_model
-    from nbutils.questions import generate_qa_embedding_pairs
-
     root = tmp_path_factory.mktemp("outputs")
-    run = runs.Run("tiny", root)
-    nodes = load_corpus(runs.find_file("data/sample/brackwater_2024.pdf"), chunk_size=128)[100:112]
-    save_corpus(nodes, run.path("val_corpus.json"))
-    generate_qa_embedding_pairs(nodes, "offline", output_path=run.path("val_dataset.json"), verbose=False)
-    shutil.copytree(packaged_model(), run.path("model"))
-    run.record("01_build_corpus", parameters={"VAL_FILES": [], "CHUNK_SIZE": 128, "CHUNK_OVERLAP": 16})
-    run.record("03_finetune_embedding", parameters={"BASE_MODEL": "all-MiniLM-L6-v2"})
+    make_tiny_run(root)
     return root
 
 

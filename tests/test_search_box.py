@@ -1,10 +1,15 @@
 """What the search box finds and shows, with real retrievers over a handful of chunks."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_run import make_tiny_run
 
 from nbutils import search_box as box
 
@@ -91,3 +96,33 @@ def test_the_widget_searches_on_enter_and_on_click_and_shows_errors(retrievers):
             raise RuntimeError("the <index> is gone")
 
     assert "RuntimeError: the &lt;index&gt; is gone" in box.search_box({"x": Broken()}, question="q?").children[1].value
+
+
+def papermill(project, target, outputs, *parameters: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "papermill", "--no-progress-bar", str(project / "notebooks" / "06_use_the_model.ipynb"),
+         str(target), "-p", "RUN_NAME", "tiny", *parameters],
+        cwd=target.parent, capture_output=True, text=True, env=os.environ | {"NBUTILS_OUTPUTS": str(outputs)},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_notebook_6_runs_headless_over_other_files(project, tmp_path):
+    outputs = tmp_path / "outputs"
+    run = make_tiny_run(outputs)
+    (tmp_path / "note.txt").write_text("The lighthouse of Tamsin was lit for the first time in 1871.")
+    done = papermill(project, tmp_path / "out.ipynb", outputs, "-y", "FILES: [note.txt]\nQUESTIONS: [When was it lit?]")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("base", "fine-tuned"):
+        stored = json.loads((run.folder / "index" / name / "docstore.json").read_text())
+        assert "lighthouse" in json.dumps(stored)
+    shown = (tmp_path / "out.ipynb").read_text()
+    assert "lit for the first time" in shown
+    assert run.read()["steps"]["06_use_the_model"]["indexed_chunks"] == 1
+
+
+@pytest.mark.slow
+def test_notebook_6_names_the_notebook_to_run_first(project, tmp_path):
+    done = papermill(project, tmp_path / "out.ipynb", tmp_path / "outputs")
+    assert done.returncode != 0
+    assert "Run 01_build_corpus.ipynb with RUN_NAME = 'tiny' first" in done.stderr

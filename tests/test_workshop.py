@@ -20,10 +20,7 @@ def workshop(project):
 
 @pytest.fixture(scope="module")
 def make(workshop):
-    spec = importlib.util.spec_from_file_location("make_exercises", workshop / "make_exercises.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(workshop, "make_exercises")
 
 
 def code_cells(path) -> list[str]:
@@ -109,6 +106,42 @@ def test_in_jupyter_an_unsolved_check_is_one_sentence(workshop, tmp_path):
     for error in errors:
         assert error["ename"] == "NotYet"
         assert error["traceback"] == [f"✗ Not yet. {error['evalue']}"]
+
+
+def load(workshop, name: str):
+    spec = importlib.util.spec_from_file_location(name, workshop / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_checkpoint_brings_what_a_notebook_needs_and_keeps_what_was_there(workshop, tmp_path, capsys):
+    from nbutils.runs import CHAIN, Run, outputs_root
+
+    ready = Run("ready", tmp_path)
+    for file in {file for step in CHAIN for file in step.makes}:
+        ready.path(file).write_text(file)
+    for step in CHAIN:
+        ready.record(step.name, parameters={"RUN_NAME": "ready"}, finished="yes")
+    (outputs_root() / "tutorial").mkdir(parents=True)
+    (outputs_root() / "tutorial" / "mine.txt").touch()
+    checkpoint = load(workshop, "checkpoint")
+
+    assert checkpoint.main([str(ready.folder), "3"]) == 0
+    run = Run("tutorial")
+    run.need(*CHAIN[2].needs)
+    assert not (run.folder / "model").exists()
+    assert list(run.read()["steps"]) == [step.name for step in CHAIN[:2]]
+    assert (outputs_root() / "tutorial-before" / "mine.txt").exists()
+
+    assert checkpoint.main([str(ready.folder), "6"]) == 0
+    assert (run.folder / "model" / "modules.json").read_text() == "model/modules.json"
+    assert (outputs_root() / "tutorial-before-2" / "train_dataset.json").exists()
+
+    assert checkpoint.main([str(ready.folder), "5"]) == 2
+    assert checkpoint.main([str(tmp_path / "nowhere"), "2"]) == 2
+    assert (run.folder / "model").exists()
+    assert "is missing" in capsys.readouterr().err
 
 
 # The checks' own judgement, where an exercise's stub does not reach it.

@@ -95,7 +95,7 @@ def table(node):
         widths = [natural[0] + spare, *natural[1:]]
     else:
         share = (WIDTH - sum(least)) / (sum(natural) - sum(least))
-        widths = [low + share * (full - low) for low, full in zip(least, natural)]
+        widths = [low + share * (full - low) for low, full in zip(least, natural, strict=False)]
     cells = [
         [Paragraph(f"<b>{text}</b>" if i == 0 else text, CELL[side]) for text, side in row]
         for i, row in enumerate(rows)
