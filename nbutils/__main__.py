@@ -22,6 +22,13 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--fresh", action="store_true", help="do steps again that are up to date")
     command.set_defaults(function=run)
 
+    command = commands.add_parser("estimate", help="calls, tokens, time and money that a run's questions would take")
+    command.add_argument("--name", default="tutorial", help="the run whose answers so far count (default: tutorial)")
+    command.add_argument("--profile", help="a name in notebooks/profiles, or a YAML file")
+    command.add_argument("-p", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE"), dest="parameters",
+                         help="set a parameter; repeat it for a list")  # fmt: skip
+    command.set_defaults(function=estimate)
+
     command = commands.add_parser("batch", help="run a plan: a CSV or YAML file, or a folder of documents")
     command.add_argument("plan", metavar="PLAN", help="CSV or YAML, a row a run; or a folder, a document a run")
     command.add_argument("--name", help="the batch's name (default: the plan's)")
@@ -109,6 +116,13 @@ def leaderboard(options: argparse.Namespace) -> int:
     result = board.write_leaderboard(options.runs, batch=options.batch, name=options.name, say=_say)
     print("\n" + result.to_text())
     return 0
+
+
+def estimate(options: argparse.Namespace) -> None:
+    """Print what the questions of a run would cost, without asking anything."""
+    table = runs.estimate(options.name, collect(options.parameters), profile=options.profile)
+    print(table.to_string(float_format=lambda value: f"{value:,.2f}"))
+    print("Tokens are estimates. cost is in the currency of PRICE_INPUT and PRICE_OUTPUT, for a million tokens each.")
 
 
 def params(options: argparse.Namespace) -> None:

@@ -537,6 +537,57 @@ def _reason(error: Exception) -> str:
     return f"{name}: {text.splitlines()[0] if text else 'no message'}"
 
 
+def estimate(
+    name: str = "tutorial", parameters: Mapping[str, Any] | None = None, *, profile: str | Path | None = None
+) -> "pd.DataFrame":
+    """Return what the questions of a run would take, without asking anything.
+
+    Args:
+        name: the run; answers that its journal holds already cost nothing.
+        parameters: values by parameter name; they win over the profile's.
+        profile: a name in notebooks/profiles or a YAML file.
+
+    Returns:
+        A row for training, validation and their sum; columns as `nbutils.questions.estimate_questions` gives them.
+
+    Raises:
+        UserError: a wrong parameter, or a file that cannot be read.
+    """
+    import pandas as pd
+
+    from nbutils.corpus import load_corpus, split_corpus
+    from nbutils.questions import estimate_questions, prompt_by_name
+
+    given = check_parameters({**read_profile(profile), **(parameters or {})})
+    value = {parameter.name: parameter.default for parameter in all_parameters(CHAIN[:2])} | given
+    check_name(name)
+    folder = outputs_root() / name
+    splitting = {"chunk_size": value["CHUNK_SIZE"], "chunk_overlap": value["CHUNK_OVERLAP"]}
+    train = load_corpus(find_files(value["TRAIN_FILES"]), **splitting)
+    if value["VAL_FILES"]:
+        val = load_corpus(find_files(value["VAL_FILES"]), **splitting)
+    else:
+        train, val = split_corpus(train, value["VALIDATION_SHARE"])
+    prices = {"input": value["PRICE_INPUT"], "output": value["PRICE_OUTPUT"]}
+    rows = {
+        which: estimate_questions(
+            nodes,
+            value["LLM"],
+            prompt_by_name(value["PROMPT"]),
+            value["QUESTIONS_PER_CHUNK"],
+            concurrency=value["CONCURRENCY"],
+            journal_path=folder / "questions.jsonl",
+            language=value["LANGUAGE"] or None,
+            prices=prices if any(prices.values()) else None,
+            seed=value["SEED"],
+        )
+        for which, nodes in (("training", train), ("validation", val))
+    }
+    table = pd.DataFrame(rows).T
+    table.loc["both"] = table.sum()
+    return table
+
+
 def write_report(run: Run) -> Path:
     """Write report.html: notebook 04 as it ran, without its code, in one file that needs no network.
 
