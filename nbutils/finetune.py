@@ -474,6 +474,8 @@ class SentenceTransformersFinetuneEngine:
         }
         if trainer.is_world_process_zero():
             self.save()
+            with contextlib.suppress(OSError):
+                self.checkpoint_path.rmdir()  # the trainer makes it even where nothing is saved
             if kept == "base":
                 warnings.warn(
                     "Fine-tuning did not beat the base model on the development split; the base model is kept.",

@@ -23,7 +23,7 @@ _TOKEN = re.compile(r"[^\W\d_]+(?:[-&'./][^\W\d_]+)*|\d[\d,.]*\d%?|\d%?|[^\w\s]"
 _SENTENCE = re.compile(r"(?<=[a-z0-9)\]”\"%][.!?;])\s*(?=[A-Z“\"(•☒☐])|[•●▪■◦]|\n\s*\n|(?<=[.!?])\s+(?=\S)")
 _YEARS = re.compile(r"(?<![\d.$])(?:19[89]\d|20[0-4]\d)+(?![\d%])")
 _NAME = re.compile(
-    r"\b((?!The )[A-Z\d][\w&'-]+(?:\.com)?(?: [A-Z][\w&'-]+){0,3}),? "
+    r"\b((?!The )[A-Z\d][\w&'-]+(?i:\.com)?(?: [A-Z][\w&'-]+){0,3}),? "
     r"(?:Inc(?:orporated)?\b|Corp(?:oration)?\b|I(?i:nc\b|ncorporated\b)|C(?i:orporation\b)|Ltd|plc|PLC|AG\b|SE\b|GmbH|LLC|Co\.|Company\b|Limited|N\.V\.)"
 )
 _COVER = re.compile(r"\(?exact name of (?:the )?registrant", re.I)
@@ -248,7 +248,8 @@ class _Corpus:
         for i, key in enumerate(keys):
             if cover := _COVER.search(texts[i]):
                 above = _NAME.findall(texts[i][: cover.start()])
-                registrant = above[-1].title() if above and above[-1].isupper() else above[-1] if above else ""
+                name = re.sub(r"^\d[\d-]{2,}\s*", "", above[-1]) if above else ""
+                registrant = name.title().replace(".Com", ".com") if name.isupper() and len(name) > 4 else name
             if registrant:
                 self.company[key] = registrant
                 continue

@@ -29,6 +29,7 @@ NOTEBOOKS = Path(os.environ.get("NBUTILS_NOTEBOOKS") or PROJECT / "notebooks")
 PACKAGES = (
     "nbutils", "llama-index-core", "sentence-transformers", "transformers", "torch", "papermill", "pypdfium2", "bm25s",
 )  # fmt: skip
+NOT_IN_NOTEBOOKS = ("__main__", "batch", "leaderboard")  # modules on which no step's result depends
 FILE_PARAMETERS = ("TRAIN_FILES", "VAL_FILES", "GOLD_QUESTIONS")
 
 
@@ -323,7 +324,8 @@ class Run:
         parts = [
             cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"]) for cell in notebook["cells"]
         ]
-        parts += [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
+        modules = sorted(Path(__file__).parent.glob("*.py"))
+        parts += [path.read_text(encoding="utf-8") for path in modules if path.stem not in NOT_IN_NOTEBOOKS]
         parts.append(json.dumps(dict(parameters), sort_keys=True, default=str))
         for name in FILE_PARAMETERS:
             for value in [parameters[name]] if isinstance(parameters.get(name), str) else parameters.get(name, []):
@@ -534,6 +536,8 @@ def _reason(error: Exception) -> str:
     name, text = getattr(error, "ename", type(error).__name__), str(getattr(error, "evalue", error)).strip()
     if name == "UserError":
         return text
+    if name == "DeadKernelError":
+        return "The notebook's kernel died: it was killed by hand, or for want of memory."
     return f"{name}: {text.splitlines()[0] if text else 'no message'}"
 
 

@@ -1,8 +1,10 @@
 """Batches: plans as people write them, and real processes that fail, hang, grow and are killed."""
 
+import contextlib
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,6 +56,20 @@ def command(*arguments) -> list[str]:
 
 def nbutils(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120)
+
+
+def on_a_terminal(*arguments) -> tuple[int, str]:
+    """Run a command on a pseudo-terminal and return its status and all that it showed."""
+    ours, its = os.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(command(*arguments), stdout=its, stderr=its, env=environment)
+    os.close(its)
+    screen = b""
+    with contextlib.suppress(OSError):  # what reading raises on Linux once the other end is closed
+        while part := os.read(ours, 4096):
+            screen += part
+    os.close(ours)
+    return process.wait(), screen.decode()
 
 
 def did(outputs: Path) -> list[str]:
@@ -202,6 +218,43 @@ def test_a_plan_that_cannot_be_run_is_refused(tmp_path, name, text, message):
         read_plan(tmp_path / "elsewhere.csv")
 
 
+def test_the_plans_in_the_readme_can_be_run(project, tmp_path):
+    blocks = re.findall(r"```(csv|yaml)\n(.*?)```", (project / "README.md").read_text(), re.DOTALL)
+    plans = [(kind, text) for kind, text in blocks if "name" in text]
+    if not plans:
+        pytest.skip("README.md shows no plan")
+    names = [run.name for kind, text in plans for run in plan_of(tmp_path, text, f"plan.{kind}")]
+    assert "short" in names and "sizes.chunk_size-384" in names and "sweep.epochs-4" in names
+    assert "which.train_files-brackwater_2024" in names
+
+
+@pytest.mark.slow
+def test_papermill_alone_shows_the_parameters_and_runs_a_notebook(short, notebooks, tmp_path, outputs):
+    papermill = [sys.executable, "-m", "papermill"]
+    notebook = str(notebooks / "01_build_corpus.ipynb")
+    shown = subprocess.run([*papermill, "--help-notebook", notebook], capture_output=True, text=True)
+    assert "CHUNK_SIZE: int (default 256)" in shown.stdout
+    assert "most tokens in a chunk" in shown.stdout
+    file = documents(tmp_path / "d", a="work") / "a.txt"
+    done = subprocess.run(
+        [*papermill, notebook, str(tmp_path / "out.ipynb"), "-p", "TRAIN_FILES", str(file), "-p", "RUN_NAME", "alone"],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (outputs / "alone" / "train_corpus.json").read_text() == "work"
+
+
+@pytest.mark.slow
+def test_a_python_call_returns_what_came_of_the_run(short, tmp_path, outputs):
+    files = documents(tmp_path / "d", good="work", bad="fail")
+    result = runs.run("good", {"TRAIN_FILES": [str(files / "good.txt")]}, outputs=outputs, say=lambda line: None)
+    assert (result.status, result.error, result.report) == ("done", None, outputs / "good" / "report.html")
+    assert {"base", "fine-tuned"} <= set(result.metrics.system)
+    result = runs.run("bad", {"TRAIN_FILES": [str(files / "bad.txt")]}, outputs=outputs, say=lambda line: None)
+    assert (result.status, result.failed_step) == ("failed", "02_generate_questions")
+    assert result.error == "This document cannot be asked about. Take another one."
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     grid=st.dictionaries(
@@ -247,9 +300,11 @@ def test_failures_are_recorded_the_rest_goes_on_and_only_they_are_done_again(sho
     before = did(outputs)
     (folder / "bad.txt").write_text("work")
     (folder / "dead.txt").write_text("work")
-    done = nbutils("batch", folder, "--jobs", 2)
-    assert done.returncode == 0, done.stderr
-    assert "2 done already, 2 to do" in done.stdout
+    status, screen = on_a_terminal("batch", folder, "--jobs", 2)
+    assert status == 0, screen
+    assert "2 done already, 2 to do" in screen
+    assert "mixed: 2 done, 0 failed, 2 to do" in screen and "mixed: 4 done, 0 failed, 0 to do" in screen
+    assert "02_generate_questions" in screen, "the live table shows the step that runs"
     assert {line.split()[0] for line in did(outputs)[len(before) :]} == {"bad", "dead"}
     kept = read_batch("mixed", outputs).outcomes["good"]
     assert kept.seconds == record.outcomes["good"].seconds

@@ -69,9 +69,11 @@ class Words(BaseEmbedding):
         return self._vector(query)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("NBUTILS_CACHE", str(tmp_path / "cache"))
+@pytest.fixture(autouse=True, scope="module")
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NBUTILS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -443,13 +445,13 @@ def test_an_embedding_whose_weights_cannot_be_seen_is_not_cached(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def comparison(general, model, tmp_path_factory):
+def comparison(general, model):
     tuned = load_model(DEFAULT_MODEL, max_seq_length=64)
     gold = general.model_copy(update={"queries": dict(list(general.queries.items())[:25])})
     return compare_models(
         {"synthetic": general, "gold": gold},
         {"base": model, "fine-tuned": tuned, "ada": "openai:text-embedding-ada-002"},
-        top_k=7, dev=gold, cache=tmp_path_factory.mktemp("cache"), verbose=False, draws=300,
+        top_k=7, dev=gold, verbose=False, draws=300,
     )  # fmt: skip
 
 

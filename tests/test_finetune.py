@@ -163,6 +163,7 @@ def test_it_learns_and_writes_a_model(tiny, dataset, tmp_path):
     assert np.allclose(loaded.encode(texts), engine.model.encode(texts), atol=1e-6)
     files = {path.name for path in (tmp_path / "out").rglob("*")}
     assert "model.safetensors" in files and not any(name.endswith((".bin", ".pt", ".pkl")) for name in files)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "dev_ndcg@10" in card and not any(text in card for text in dataset.corpus.values())
 

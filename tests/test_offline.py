@@ -1,8 +1,11 @@
 """The question writer that needs no LLM."""
 
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -109,6 +112,25 @@ def test_the_same_seed_gives_the_same_questions_in_any_order_and_thread(corpus):
         assert list(pool.map(lambda text: writer.questions(text, 3), corpus * 3)) == first * 3
 
 
+def test_the_same_seed_gives_the_same_questions_in_another_process(corpus):
+    code = (
+        "import json, sys; from nbutils.offline import OfflineQuestionWriter; corpus = json.load(sys.stdin); "
+        "writer = OfflineQuestionWriter.for_corpus(corpus); print(json.dumps([writer.questions(t, 3) for t in corpus]))"
+    )
+    answers = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            input=json.dumps(corpus),
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    ]
+    assert answers[0] == answers[1] and json.loads(answers[0])[0]
+
+
 def test_another_seed_gives_other_questions_and_another_model_name(corpus):
     one, two = (OfflineQuestionWriter.for_corpus(corpus, seed=seed) for seed in (0, 1))
     assert one.metadata.model_name == "offline-1" != two.metadata.model_name
@@ -193,6 +215,19 @@ def test_names_the_company_and_the_year():
     assert sum("Borealis Heat" in question for question in asked) > len(asked) / 5
     assert any(re.search(r"\b20[12]\d", question) for question in asked)
     assert not any(re.search(r"\b(our|we|us)\b", question.lower()) for question in asked)
+
+
+def test_every_filing_of_a_corpus_keeps_its_own_company():
+    def filing(name: str, first: int) -> list[str]:
+        cover = f"Annual report. Commission file number 001-38846 {name} (Exact name of registrant as specified)"
+        return [cover, *(f"{report(i)} We bought goods from Acme Supplies, Inc." for i in range(first, first + 8))]
+
+    heat, wind = filing("BOREALIS HEAT CORPORATION", 0), filing("Zephyr.com, Inc.", 20)
+    writer = OfflineQuestionWriter.for_corpus(heat + wind)
+    seeds = [writer.model_copy(update={"seed": seed}) for seed in range(10)]
+    for texts, name, other in ((heat, "Borealis Heat", "Zephyr"), (wind, "Zephyr.com", "Borealis")):
+        asked = str([seeded.questions(text, 4) for seeded in seeds for text in texts[1:]])
+        assert name in asked and other not in asked and "38846" not in asked and "Acme Supplies'" not in asked
 
 
 def test_copies_no_sentence_and_adds_words_of_its_own(corpus, writer):
