@@ -86,7 +86,7 @@ def examples_html(frame: "pd.DataFrame", characters: int = 400) -> Html:
 
     def shown(text) -> str:
         text = "" if text is None else re.sub(r"\s+", " ", str(text)).strip()
-        return html.escape(text[:characters] + ("…" if len(text) > characters else ""))
+        return html.escape(text if len(text) <= characters else text[:characters].rsplit(" ", 1)[0] + " …")
 
     def rank(value) -> str:
         return "beyond rank 100" if value != value else f"at rank {int(value)}"

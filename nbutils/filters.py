@@ -156,11 +156,15 @@ _LEADER = re.compile(
 )
 
 
+_DOTS = re.compile(r"(?:\.\s?){4,}")
+
+
 def junk_kind(text: str) -> str:
     """Return "contents", "signatures" or "exhibits" for a chunk that is mostly that, else an empty string."""
     lines = [line for line in text.splitlines() if line.strip()]
     size = max(len(words(text)), 1)
-    if len(_LEADER.findall(text)) >= max(5, 0.25 * len(lines)):
+    dots = sum(len(run) for run in _DOTS.findall(text))
+    if len(_LEADER.findall(text)) >= max(5, 0.25 * len(lines)) or dots > 0.3 * len(text):
         return "contents"
     if len(_SIGNED.findall(text)) >= max(2, size / 100):
         return "signatures"
