@@ -27,8 +27,34 @@ from nbutils import runs
 from nbutils.batch import read_batch
 
 PARAMETERS = {"CHUNK_SIZE": 128, "CHUNK_OVERLAP": 16, "EPOCHS": 1}
-PLACES = ["harbour", "mill", "quarry", "foundry", "dairy", "orchard", "brewery", "tannery", "sawmill", "pottery", "bakery", "smithy"]
-THINGS = ["crane", "boiler", "kiln", "press", "furnace", "pump", "wagon", "lathe", "conveyor", "turbine", "silo", "compressor"]
+PLACES = [
+    "harbour",
+    "mill",
+    "quarry",
+    "foundry",
+    "dairy",
+    "orchard",
+    "brewery",
+    "tannery",
+    "sawmill",
+    "pottery",
+    "bakery",
+    "smithy",
+]
+THINGS = [
+    "crane",
+    "boiler",
+    "kiln",
+    "press",
+    "furnace",
+    "pump",
+    "wagon",
+    "lathe",
+    "conveyor",
+    "turbine",
+    "silo",
+    "compressor",
+]
 
 
 def main() -> int:
@@ -53,7 +79,9 @@ def main() -> int:
             held = [outcome.peak_memory / 2**20 for outcome in outcomes]
             print(f"\nbatch, {jobs} job(s): {wall:.0f} s for {len(outcomes)} runs, {wall / len(outcomes):.1f} s each")
             print(f"  failed: {len(failed)} {failed[:1] or ''}")
-            print(f"  seconds a run, first and last quarter: {mean(seconds[:part]):.1f} and {mean(seconds[-part:]):.1f}")
+            print(
+                f"  seconds a run, first and last quarter: {mean(seconds[:part]):.1f} and {mean(seconds[-part:]):.1f}"
+            )
             print(f"  MiB a run, first and last quarter: {mean(held[:part]):.0f} and {mean(held[-part:]):.0f}")
             print(f"  MiB of the batch itself, at its start and end: {memory[0]:.0f} and {memory[-1]:.0f}")
             if jobs == 1:

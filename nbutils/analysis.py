@@ -38,7 +38,8 @@ def wins_and_losses(
 
     Returns:
         `outcome` ("win" or "loss"), `query`, `question`, `base_rank`, `rank` (NaN beyond 100), `change` of the
-        reciprocal rank, `expected` (id), `expected_text`, `base_first`, `first` (ids retrieved first) and their texts.
+        reciprocal rank, `expected` (id; of several right chunks the one found first), `expected_text`, `base_first`,
+        `first` (ids retrieved first) and their texts.
     """
     import pandas as pd
 
@@ -49,6 +50,17 @@ def wins_and_losses(
     def first(rows):
         return rows.retrieved.map(lambda ids: ids[0] if ids else None)
 
+    right = relevance(comparison.datasets[question_set])
+    expected = pd.Series(
+        {
+            query: next(
+                (chunk for chunk in [*after.retrieved[query], *before.retrieved[query]] if chunk in grades), None
+            )
+            or next(iter(grades))
+            for query, grades in right.items()
+        }
+    )
+
     frame = pd.DataFrame(
         {
             "outcome": np.where(change > 0, "win", "loss"),
@@ -56,8 +68,8 @@ def wins_and_losses(
             "base_rank": before["rank"],
             "rank": after["rank"],
             "change": change,
-            "expected": after.expected,
-            "expected_text": after.expected.map(corpus),
+            "expected": expected,
+            "expected_text": expected.map(corpus),
             "base_first": first(before),
             "base_first_text": first(before).map(corpus),
             "first": first(after),
@@ -74,6 +86,9 @@ class Html(str):
 
     def _repr_html_(self) -> str:
         return str(self)
+
+    def __repr__(self) -> str:
+        return f"<HTML, {len(self)} characters>"
 
 
 def examples_html(frame: "pd.DataFrame", characters: int = 400) -> Html:

@@ -5,6 +5,7 @@ import contextlib
 import csv
 import datetime
 import fcntl
+import functools
 import itertools
 import json
 import os
@@ -546,7 +547,7 @@ def run_batch(
         if todo and not dask:
             options["memory"] = memory or _memory_share(jobs)
             options["threads"] = max(1, _cores() // jobs)
-        with _sigterm_interrupts(), _engine(jobs, dask) as engine, _view(batch, jobs, len(todo), say, root) as view:
+        with _sigterm_interrupts(), _engine(jobs, dask) as engine, _view(batch, len(todo), say, root) as view:
             futures = {engine.submit(run_one, planned, root, **options): planned for planned in todo}
             try:
                 _follow(batch, futures, view)
@@ -648,8 +649,8 @@ def _sigterm_interrupts() -> Iterator[None]:
 class _Lines:
     """A line for each run that ends."""
 
-    def __init__(self, batch: Batch, jobs: int, todo: int, say, root: Path):
-        self.batch, self.jobs, self.todo, self.say, self.root = batch, jobs, todo, say, root
+    def __init__(self, batch: Batch, todo: int, say, root: Path):
+        self.batch, self.todo, self.say, self.root = batch, todo, say, root
         self.begun, self.ended_now = time.monotonic(), []
         ready = len(batch.outcomes) - todo
         self.say(f"Batch {batch.name}: {len(batch.outcomes)} runs, {ready} done already, {todo} to do.")
@@ -681,7 +682,7 @@ class _Table(_Lines):
 
         super().__init__(*arguments)
         self.live = Live(self.draw(), refresh_per_second=2, transient=False)
-        self.say, self.live_say = self.live.console.print, self.say
+        self.say = functools.partial(self.live.console.print, markup=False, highlight=False)
         self.live.start()
 
     def ended(self, outcome: Outcome) -> None:
@@ -717,8 +718,8 @@ def _started(folder: Path, since: str) -> float | None:
 
 
 @contextlib.contextmanager
-def _view(batch: Batch, jobs: int, todo: int, say, root: Path):
-    view = (_Table if todo and sys.stdout.isatty() else _Lines)(batch, jobs, todo, say, root)
+def _view(batch: Batch, todo: int, say, root: Path):
+    view = (_Table if todo and sys.stdout.isatty() else _Lines)(batch, todo, say, root)
     try:
         yield view
     finally:

@@ -53,6 +53,8 @@ class DocumentedEngine:
                 "Run `pip install llama-index-finetuning 'mistralai<2'`."
             ) from error
         torch.manual_seed(seed)
+        if options.get("val_dataset") is None:
+            options["evaluation_steps"] = 0  # otherwise its fit() stops: there is nothing to evaluate with
         self.model_output_path, self.on_progress = Path(model_output_path), on_progress
         try:
             self.engine = Documented(

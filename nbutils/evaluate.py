@@ -424,7 +424,13 @@ def compare_models(
             for name, data in datasets.items():
                 pair = rankings[name][system], rankings[name][BM25]
                 rankings[name][systems[-1]] = fuse(*pair, list(data.corpus), weights[systems[-1]])
-        if dev is None:
+        if dev is not None:
+            shares = ", ".join(f"{system.removesuffix(' + BM25')} {weight}" for system, weight in weights.items())
+            notes.append(
+                f"Hybrid search: share of the dense ranking chosen on the development questions: {shares}. It suits "
+                "questions like those."
+            )
+        else:
             notes.append("Hybrid search weighs both rankings alike: no development questions were given to choose by.")
     rankings.pop("", None)
     ordered = {name: {system: rankings[name][system] for system in systems} for name in datasets}

@@ -249,7 +249,7 @@ class SentenceTransformersFinetuneEngine:
         batch_size: int = 32,
         val_dataset: Any = None,
         loss: Any = None,
-        epochs: int = 4,
+        epochs: int = 3,
         show_progress_bar: bool = True,
         evaluation_steps: int | None = None,
         use_all_docs: bool = False,
@@ -260,7 +260,7 @@ class SentenceTransformersFinetuneEngine:
         checkpoint_save_steps: int = 50,
         checkpoint_save_total_limit: int = 1,
         *,
-        learning_rate: float = 5e-5,
+        learning_rate: float = 8e-5,
         max_seq_length: int | None = None,
         seed: int = 0,
         dev_fraction: float = 0.1,
@@ -451,7 +451,8 @@ class SentenceTransformersFinetuneEngine:
         if self.lora_rank:
             self._merge_lora()
         if trainer.is_world_process_zero():
-            final = self._measure_here()
+            restored = recorder.best_step != trainer.state.global_step
+            final = self._measure_here() if restored else recorder.best
             if abs(final.get(DEV_SCORE, 0) - recorder.best.get(DEV_SCORE, 0)) > 0.01:
                 raise RuntimeError(f"The restored model scores {final} where the best one scored {recorder.best}.")
         self.summary = {

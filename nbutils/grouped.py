@@ -43,8 +43,8 @@ class GroupedRankingLoss(nn.Module):
         shortest: float = 1.0,
         dimensions: tuple[int, ...] = (),
         seed: int = 0,
-        tokens_per_pass: int = 2048,
-        tokens_kept: int | None = 4096,
+        tokens_per_pass: int = 1536,
+        tokens_kept: int | None = 2048,
     ) -> None:
         super().__init__()
         self.model, self.positives, self.scale, self.shortest = model, positives, scale, shortest

@@ -16,7 +16,7 @@ from typing import Any
 from llama_index.core.llms import CompletionResponse, CompletionResponseGen, CustomLLM, LLMMetadata
 from pydantic import PrivateAttr
 
-VERSION = "offline-1"
+VERSION = "offline-3"
 SLOTS = "abc"
 
 _TOKEN = re.compile(r"[^\W\d_]+(?:[-&'./][^\W\d_]+)*|\d[\d,.]*\d%?|\d%?|[^\w\s]")
@@ -24,7 +24,7 @@ _SENTENCE = re.compile(r"(?<=[a-z0-9)\]”\"%][.!?;])\s*(?=[A-Z“\"(•☒☐])
 _YEARS = re.compile(r"(?<![\d.$])(?:19[89]\d|20[0-4]\d)+(?![\d%])")
 _NAME = re.compile(
     r"\b((?!The )[A-Z\d][\w&'-]+(?i:\.com)?(?: [A-Z][\w&'-]+){0,3}),? "
-    r"(?:Inc(?:orporated)?\b|Corp(?:oration)?\b|I(?i:nc\b|ncorporated\b)|C(?i:orporation\b)|Ltd|plc|PLC|AG\b|SE\b|GmbH|LLC|Co\.|Company\b|Limited|N\.V\.)"
+    r"(?:I(?i:nc(?:orporated)?)\b|C(?i:orp(?:oration)?)\b|Ltd|plc|PLC|AG\b|SE\b|GmbH|LLC|Co\.|Company\b|Limited|N\.V\.)"
 )
 _COVER = re.compile(r"\(?exact name of (?:the )?registrant", re.I)
 _NO_COMPANY = re.compile(

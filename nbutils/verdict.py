@@ -100,7 +100,7 @@ class Forgetting:
         ]
         end = "a drop beyond the threshold" if self.forgot else "no drop beyond the threshold"
         tail = ": the model forgot." if self.forgot else "."
-        return "\n".join([*rows, f"That is {end} of {self.threshold}{tail}"])
+        return "\n".join([f"{'; '.join(rows)}.", f"That is {end} of {self.threshold}{tail}"])
 
 
 def check_forgetting(
@@ -178,7 +178,7 @@ def _nanobeir(notes: list[str]) -> dict[str, object]:
     }
 
 
-@dataclass
+@dataclass(repr=False)
 class Verdict:
     """The answer at the top of notebook 04.
 
@@ -201,6 +201,8 @@ class Verdict:
     def __str__(self) -> str:
         parts = [self.headline, *(f"- {line}" for line in self.lines), "What to do next:"]
         return "\n".join(parts + [f"{i}. {step}" for i, step in enumerate(self.next_steps, 1)])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         def items(texts, tag):
@@ -305,7 +307,7 @@ def verdict(
     lines += [_wording(comparison, name) for name in names]
     lines += _where(slices)
     if forgetting is not None:
-        lines.append("General knowledge: " + str(forgetting).replace("\n", " "))
+        lines.append("Forgetting: " + str(forgetting).replace("\n", " "))
     lines += _cost_lines(comparison, tuned, costs)
     lines += comparison.notes
     steps = _steps(kind, advice, main, chosen, longer, margin, decisive, names)
@@ -428,7 +430,10 @@ def _steps(kind, advice, main: Effect, chosen: str, longer, margin: float, decis
             "Keep the base model until the questions that count improve.",
             "Train on questions nearer to those that people ask: another writer, or real queries from a log.",
         ],
-        "too few": [f"Write more {decisive} questions: about {need} would settle a difference of this size."],
+        "too few": [
+            f"Write more {decisive} questions: about {need} would settle a difference of this size.",
+            f"Until then {main.system if main.difference > 0 else main.reference} is the better guess, and no more.",
+        ],
         "same": ["Keep the base model: it is as good, and needs no upkeep.", "More or better training pairs may help."],
         "length": [f"Keep the base model and let it read as far: {longer}."],
         "forgot": [

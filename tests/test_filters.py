@@ -241,6 +241,8 @@ def test_switches_that_cannot_be_are_named(options, reason):
 
 
 def test_a_piece_of_a_contents_page_with_dot_leaders_is_no_prose():
-    piece = ". . . . . . . . . . . . . . . . . . . . . 6\nSeasonality " + ". " * 60 + "11\nRegulation " + ". " * 50 + "12"
+    piece = (
+        ". . . . . . . . . . . . . . . . . . . . . 6\nSeasonality " + ". " * 60 + "11\nRegulation " + ". " * 50 + "12"
+    )
     assert junk_kind(piece) == "contents"
     assert junk_kind("We wait . . . . and then we sail. The ferry leaves at noon, and the crew rests until then.") == ""

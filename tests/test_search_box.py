@@ -111,7 +111,9 @@ def test_notebook_6_runs_headless_over_other_files(project, tmp_path):
     outputs = tmp_path / "outputs"
     run = make_tiny_run(outputs)
     (tmp_path / "note.txt").write_text("The lighthouse of Tamsin was lit for the first time in 1871.")
-    done = papermill(project, tmp_path / "out.ipynb", outputs, "-y", "FILES: [note.txt]\nQUESTIONS: ['When was it lit?']")
+    done = papermill(
+        project, tmp_path / "out.ipynb", outputs, "-y", "FILES: [note.txt]\nQUESTIONS: ['When was it lit?']"
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     for name in ("base", "fine-tuned"):
         stored = json.loads((run.folder / "index" / name / "docstore.json").read_text())
