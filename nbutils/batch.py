@@ -695,17 +695,19 @@ class _Table(_Lines):
         self.live.update(self.draw())
 
     def draw(self):
+        from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
         count = {status: len(self.batch.names(status)) for status in ("done", "failed")}
         rest = len(self.batch.outcomes) - sum(count.values())
-        title = f"{self.batch.name}: {count['done']} done, {count['failed']} failed, {rest} to do{self.left()}"
-        table = Table("run", "step", "for", title=title, title_justify="left", expand=False)
+        title = Text(f"{self.batch.name}: {count['done']} done, {count['failed']} failed, {rest} to do{self.left()}")
+        table = Table("run", "step", "for")
         for name in self.batch.names("waiting"):
             begun = _started(self.root / name, self.batch.started)
             if begun:
                 table.add_row(name, _current_step(self.root / name) or "starting", _duration(time.time() - begun))
-        return table
+        return Group(title, table) if table.row_count else title
 
 
 def _started(folder: Path, since: str) -> float | None:
