@@ -33,7 +33,7 @@ run.path("train_dataset.json").write_text("{}"); run.path("val_dataset.json").wr
 """,
     "03_finetune_embedding": """
 run.path("model", "modules.json").write_text("[]")
-print("threads", os.environ["OMP_NUM_THREADS"])
+print("threads", os.environ.get("OMP_NUM_THREADS"))
 """,
     "04_evaluate_models": """
 import csv, itertools
