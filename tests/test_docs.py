@@ -141,6 +141,14 @@ def test_notebooks_are_clean(path):
     assert not list(notebook_hygiene.problems(path))
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_have_prose_for_every_cell_and_no_long_cell(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) <= len(cells) - len(code)
+    assert max(len([line for line in source.splitlines() if line.strip()]) for source in code) <= 40
+
+
 def test_the_hygiene_check_sees_what_it_should(tmp_path):
     import nbformat
     from nbformat.v4 import new_code_cell, new_notebook, new_output

@@ -92,7 +92,6 @@ def test_the_chain_runs_continues_and_redoes_only_what_changed(two_texts, tmp_pa
     assert any("cell 1/" in line for line in said)
     for made in ("run.json", "questions.jsonl", "report.html", "results/metrics.csv", "model/model.safetensors"):
         assert (result.folder / made).stat().st_size > 0, made
-    assert (result.folder / "report.html").read_text().count("http://") + 0 >= 0
 
     again, said = chain(tmp_path, two_texts)
     assert again.status == "done"
