@@ -18,19 +18,20 @@ Kind = Literal["query", "document"]
 
 
 @functools.cache
-def _has_amx() -> bool:
+def _cpu_has_bf16() -> bool:
     try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+        flags = Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
 def use_bf16(device: "str | torch.device") -> bool:
-    """Whether bfloat16 is faster than float32 on `device`: a CPU with AMX, or a CUDA device that has it."""
+    """Whether bfloat16 is faster than float32 on `device`: a CPU (AMX, AVX-512 BF16) or a CUDA device that has it."""
     import torch
 
     kind = torch.device(device).type
-    return _has_amx() if kind == "cpu" else kind == "cuda" and torch.cuda.is_bf16_supported()
+    return _cpu_has_bf16() if kind == "cpu" else kind == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def autocast(device: "str | torch.device", bf16: bool | None = None):
