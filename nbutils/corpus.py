@@ -317,21 +317,19 @@ def _join_hyphens(texts: list[str]) -> list[str]:
     if not any(_HYPHEN in text for text in texts):
         return texts
     everything = "\n".join(texts).lower()
+    words = set(re.findall(r"\w+", everything))
+    hyphenated = set(re.findall(r"([^\W\d_]+)-(?=([^\W\d_]+))", everything))
 
     def joint(before: str, after: str) -> str:
         before = re.search(r"[^\W\d_]*$", before[-40:].lower())[0]
         after = re.match(r"[^\W\d_]*", after[:40].lower())[0]
-        whole = before + after
-        if not before or not after or whole not in everything or f"{before}-{after}" in everything:
-            return "-"
-        return "" if re.search(rf"\b{whole}\b", everything) else "-"
+        known = before + after in words and (before, after) not in hyphenated
+        return "" if known and min(len(before), len(after)) > 1 else "-"
 
     joined = []
     for text in texts:
-        first, *rest = text.split(_HYPHEN)
-        for part in rest:
-            first += joint(first, part) + part
-        joined.append(first)
+        parts = text.split(_HYPHEN)
+        joined.append("".join(part + joint(part, after) for part, after in itertools.pairwise(parts)) + parts[-1])
     return joined
 
 

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -215,6 +216,14 @@ def test_clean_keeps_words_and_is_idempotent(text):
 )
 def test_hyphens_at_line_ends(texts, joined):
     assert corpus._join_hyphens(texts) == joined
+
+
+def test_many_hyphens_in_a_long_document_take_no_time():
+    page = " ".join(f"depart\ufffement{i} and long\ufffeterm{i}" for i in range(40))
+    begun = time.process_time()
+    joined = corpus._join_hyphens([page] * 500)
+    assert time.process_time() - begun < 5
+    assert joined[0].startswith("depart-ment0 and long-term0 ")
 
 
 def test_text_formats(tmp_path):
