@@ -225,7 +225,7 @@ def _read(path: Path) -> Iterator[tuple[str, dict]]:
     if not data:
         raise UserError(f"{path} is empty (0 bytes). Download or copy it again.")
     suffix = path.suffix.lower()
-    if suffix == ".pdf":
+    if suffix == ".pdf" or data.startswith(b"%PDF-"):
         yield from _read_pdf(path, data)
         return
     if suffix == ".docx":
@@ -543,13 +543,13 @@ def split_corpus(
 ) -> "tuple[list[TextNode], list[TextNode]]":
     """Split one corpus into a training and a validation part that share no page and no text.
 
-    The corpus is cut into blocks of neighbouring pages (of neighbouring chunks where there are no pages), and whole
-    blocks go to one part. A training chunk that repeats text of a validation chunk is left out: the overlap of
+    The corpus is cut into blocks of neighbouring pages (of neighbouring chunks where there are no pages, or only one),
+    and whole blocks go to one part. A training chunk that repeats text of a validation chunk is left out: the overlap of
     neighbours, or the same text elsewhere.
 
     Args:
         nodes: chunks in reading order, as `load_corpus` returns them.
-        validation_share: share of the chunks for validation, between 0 and 1; met to within half a block.
+        validation_share: share of the chunks for validation, between 0 and 1; met to within half a block, 2 at least.
         seed: decides which blocks.
         blocks: how many blocks to cut; fewer where there are fewer pages.
 
@@ -564,19 +564,27 @@ def split_corpus(
     if not 0 < validation_share < 1:
         raise UserError(f"validation_share is {validation_share}; it must lie between 0 and 1, for example 0.3.")
     units = _units(nodes)
+    if len(units) == 1:
+        units = [[node] for node in nodes]
     if len(units) < 2:
-        raise UserError("The corpus has fewer than 2 pages or chunks, too few to split. Add a longer document.")
+        raise UserError(
+            f"The documents hold {len(nodes)} chunk(s) of text, too few to set some aside for validation. "
+            "Add a longer document, or name others to validate on."
+        )
+    if any(_source_id(one[-1].metadata) == _source_id(two[0].metadata) for one, two in itertools.pairwise(units)):
+        blocks = min(blocks, len(units) // 4)  # blocks lose their edges, which overlap
     cut = _cut(units, max(2, blocks))
     order = list(range(len(cut)))
     random.Random(seed).shuffle(order)
-    wanted = validation_share * len(nodes)
+    wanted = max(2, validation_share * len(nodes))
     chosen: set[int] = set()
     count = 0
     for index in order:
         size = len(cut[index])
-        if len(chosen) < len(cut) - 1 and (not chosen or abs(count + size - wanted) <= abs(count - wanted)):
+        if len(chosen) < len(cut) - 1 and abs(count + size - wanted) <= abs(count - wanted):
             chosen.add(index)
             count += size
+    chosen = chosen or {min(order, key=lambda index: len(cut[index]))}
     part = [index in chosen for index, block in enumerate(cut) for _ in block]
     flat = [node for block in cut for node in block]
     validation = [node for node, is_validation in zip(flat, part, strict=True) if is_validation]
