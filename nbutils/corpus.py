@@ -509,15 +509,15 @@ def check_disjoint(train_files: Files, val_files: Files, *, download_folder: str
     """Refuse a file that is given for training and for validation, be it under two names.
 
     Args:
-        train_files, val_files: as for `load_corpus`. URLs are compared by address, and by content where both were
-            downloaded before.
+        train_files, val_files: as for `load_corpus`; there may be no `val_files`. URLs are compared by address, and by
+            content where both were downloaded before.
         download_folder: where files from URLs are kept.
 
     Raises:
         UserError: the same file stands in both, naming it as given in each.
     """
     known = {key: source for source in find_files(train_files) for key in _identities(source, download_folder)}
-    for source in find_files(val_files):
+    for source in find_files(val_files) if val_files else ():
         for key in _identities(source, download_folder):
             if key in known:
                 same = f"{known[key]}" if known[key] == source else f"{known[key]} and {source}"

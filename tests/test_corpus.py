@@ -513,6 +513,7 @@ def test_check_disjoint(tmp_path, monkeypatch):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(text)
     Path("link.txt").symlink_to("b.txt")
+    check_disjoint("a.txt", [])
     check_disjoint("a.txt", ["b.txt", "val"])
     check_disjoint(["https://example.org/a.pdf"], ["https://example.org/b.pdf", "a.txt"])
     for train, val, names in [
