@@ -69,8 +69,8 @@ def evaluate(
 ) -> list[dict]:
     """Return for each question whether its chunk is among the `top_k` retrieved, as the walkthrough's `evaluate` does.
 
-    The rows are those of a VectorStoreIndex and its retriever: same ids, same order, ties included. As there, the
-    first relevant chunk is the expected one.
+    The rows are those of a VectorStoreIndex and its retriever: same ids, same order, ties included. The walkthrough
+    assumes one relevant chunk a question; of several any one is a hit, and the first stands under `expected`.
     Source: LlamaIndex, "Finetune Embeddings" (docs.llamaindex.ai).
 
     Args:
@@ -98,7 +98,8 @@ def evaluate(
     rows = []
     for query_id, ids in zip(dataset.queries, retrieved, strict=True):
         expected = next(iter(relevant[query_id]))
-        rows.append({"is_hit": expected in ids, "retrieved": ids, "expected": expected, "query": query_id})
+        is_hit = any(chunk in ids for chunk in relevant[query_id])
+        rows.append({"is_hit": is_hit, "retrieved": ids, "expected": expected, "query": query_id})
     return rows
 
 
@@ -122,10 +123,14 @@ def _check_top_k(top_k: int) -> None:
 
 
 def _embed(dataset, model, cache: EmbeddingCache, bf16, show_progress: bool = False, normalize: bool = True):
+    texts = list(dataset.queries.values()), list(dataset.corpus.values())
+    return _embed_texts(*texts, model, cache, bf16=bf16, show_progress=show_progress, normalize=normalize)
+
+
+def _embed_texts(queries: list[str], corpus: list[str], model, cache: EmbeddingCache, **options):
     fingerprint = model_fingerprint(model) if cache.file else None
-    options = {"bf16": bf16, "normalize": normalize, "show_progress": show_progress, "fingerprint": fingerprint}
-    corpus = cache.embed(model, list(dataset.corpus.values()), "document", **options)
-    return cache.embed(model, list(dataset.queries.values()), "query", **options), corpus
+    documents = cache.embed(model, corpus, "document", fingerprint=fingerprint, **options)
+    return cache.embed(model, queries, "query", fingerprint=fingerprint, **options), documents
 
 
 def _retrieve_from_store(store, queries: np.ndarray, corpus: np.ndarray, texts: dict[str, str], top_k: int):
@@ -220,11 +225,13 @@ class Comparison:
 
     Args:
         per_query: a row for each question set, system and question: `question_set`, `system`, `query`, `question`,
-            `expected` (chunk id), `cluster`, `rank` of the best relevant chunk (from 1; NaN beyond rank 100),
+            `expected` (chunk id; the first of several), `cluster` (the chunk whose questions are drawn together, also
+            the first), `rank` of the best relevant chunk (from 1; NaN beyond rank 100),
             `retrieved` (the first ids), and a column for each metric.
         table: tidy means: `question_set`, `system`, `metric`, `value`, `low`, `high` (95 % interval), `questions`.
         differences: tidy paired differences from the base: `question_set`, `system`, `base`, `metric`, `difference`,
-            `low`, `high`, `p`, `p_holm`, `wins`, `losses`, `ties`, `questions`.
+            `low`, `high`, `p`, `p_holm`, `wins`, `losses`, `ties`, `questions`. `p` is that of a paired permutation
+            test, `p_holm` corrected (Holm) for all the systems compared on a question set, metric by metric.
         rankings: question set -> system -> Ranking (100 deep).
         datasets: question set -> dataset.
         base: name of the system that differences are taken from.
@@ -384,14 +391,19 @@ def compare_models(
     everything = dict(datasets) | ({"": dev} if dev is not None else {})
     rankings: dict[str, dict[str, Ranking]] = {name: {} for name in everything}
     costs = []
+    asked = list(dict.fromkeys(text for data in everything.values() for text in data.queries.values()))
+    searched = list(dict.fromkeys(text for data in everything.values() for text in data.corpus.values()))
+    rows = [{text: i for i, text in enumerate(texts)} for texts in (asked, searched)]
 
     def run(system: str, model) -> None:
         import time
 
         start, before = time.perf_counter(), store.embedded
+        queries, corpus = _embed_texts(asked, searched, model, store, bf16=bf16)
         for name, data in everything.items():
-            queries, corpus = _embed(data, model, store, bf16)
-            rankings[name][system] = vector_search(queries, corpus, list(data.corpus))
+            own_queries = queries[[rows[0][text] for text in data.queries.values()]]
+            own_corpus = corpus[[rows[1][text] for text in data.corpus.values()]]
+            rankings[name][system] = vector_search(own_queries, own_corpus, list(data.corpus))
         costs.append(_cost(system, model, corpus.shape[1], store.embedded - before, time.perf_counter() - start))
 
     lengths = {}

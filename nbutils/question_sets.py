@@ -1,12 +1,13 @@
 """Questions to judge with: gold questions from a table, wording they share with their chunks, leaks, a general set."""
 
+import copy
 import csv
 import functools
 import io
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -262,8 +263,8 @@ class Leak:
 
     Args:
         chunk: id of the validation chunk.
-        source: id of the training chunk.
-        share: of the validation chunk's word runs that stand in the training chunk, 0 to 1.
+        source: id of the training chunk that holds most of it.
+        share: of the validation chunk's word runs that stand in the training chunks, 0 to 1.
         exact: whether all its words are the same in the same order.
     """
 
@@ -278,8 +279,8 @@ def find_leaks(
 ) -> list[Leak]:
     """Return the validation chunks whose text stands, exactly or nearly, in the training corpus.
 
-    Near means that at least `threshold` of a chunk's runs of `size` words stand in one training chunk
-    (containment of shingles: Broder 1997).
+    Near means that at least `threshold` of a chunk's runs of `size` words stand in the training chunks, in one or,
+    where documents were cut differently, in several (containment of shingles: Broder 1997).
 
     Args:
         train_corpus: id -> text of the training chunks.
@@ -302,24 +303,25 @@ def find_leaks(
         if source is not None:
             leaks.append(Leak(chunk, train_ids[source], 1.0, True))
             continue
-        counts = np.bincount([i for run in runs[chunk] for i in where.get(run, ())], minlength=1)
-        share = float(counts.max() / len(runs[chunk]))
+        share = sum(run in where for run in runs[chunk]) / len(runs[chunk])
         if share >= threshold:
+            counts = np.bincount([i for run in runs[chunk] for i in where.get(run, ())])
             leaks.append(Leak(chunk, train_ids[int(counts.argmax())], share, False))
     return leaks
 
 
-def without_chunks(dataset, chunks: Sequence[str]) -> EmbeddingQAFinetuneDataset:
-    """Return the dataset without these chunks and without the questions that only they answer."""
-    gone = set(chunks)
-    relevant = {
-        query: [chunk for chunk in found if chunk not in gone] for query, found in dataset.relevant_docs.items()
-    }
-    return EmbeddingQAFinetuneDataset(
-        queries={query: text for query, text in dataset.queries.items() if relevant.get(query)},
-        corpus={chunk: text for chunk, text in dataset.corpus.items() if chunk not in gone},
-        relevant_docs={query: found for query, found in relevant.items() if found},
-    )
+def without_chunks(dataset, chunks: Sequence[str]):
+    """Return a copy of the dataset without these chunks and without the questions that only they answer."""
+    gone, rest = set(chunks), copy.copy(dataset)
+    relevant = {}
+    for query, found in dataset.relevant_docs.items():
+        kept = [chunk for chunk in found if chunk not in gone]
+        if kept:
+            relevant[query] = {chunk: found[chunk] for chunk in kept} if isinstance(found, Mapping) else kept
+    rest.queries = {query: text for query, text in dataset.queries.items() if query in relevant}
+    rest.corpus = {chunk: text for chunk, text in dataset.corpus.items() if chunk not in gone}
+    rest.relevant_docs = relevant
+    return rest
 
 
 def remove_leaks(dataset, train_corpus: dict[str, str], *, keep: bool = False, threshold: float = 0.8):
@@ -340,7 +342,7 @@ def remove_leaks(dataset, train_corpus: dict[str, str], *, keep: bool = False, t
     if not leaks:
         return dataset, leaks
     exact = sum(leak.exact for leak in leaks)
-    named = "; ".join(f"{leak.chunk} ({leak.share:.0%} of {leak.source})" for leak in leaks[:10])
+    named = "; ".join(f"{leak.chunk} ({leak.share:.0%}, as in {leak.source})" for leak in leaks[:10])
     print(
         f"{len(leaks)} of {len(dataset.corpus)} validation chunks stand in the training corpus ({exact} word for word) "
         f"and were {'kept' if keep else 'removed'}: {named}{'; …' if len(leaks) > 10 else ''}"
@@ -360,8 +362,8 @@ def same_writer_warning(train_writer: str, val_writer: str) -> str | None:
     if train_writer.strip().lower() != val_writer.strip().lower():
         return None
     return (
-        f"Training and validation questions were both written by {train_writer}: part of any gain is having learnt "
-        "this writer's habits. Judge by the gold questions."
+        f"Training and validation questions have the same writer ({train_writer}): part of any gain on these is having "
+        "learnt its habits. Judge by questions that people wrote."
     )
 
 

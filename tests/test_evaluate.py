@@ -159,6 +159,13 @@ def test_bfloat16_changes_little_and_leaves_the_model_alone(general, model):
     assert hits[0] == pytest.approx(hits[1], abs=0.035)
 
 
+def test_of_several_relevant_chunks_any_one_is_a_hit():
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"q": "ship"}, corpus={"a": "rail", "b": "ship ship", "c": "sea"}, relevant_docs={"q": ["a", "b"]}
+    )
+    assert evaluate(dataset, Words(), 1) == [{"is_hit": True, "retrieved": ["b"], "expected": "a", "query": "q"}]
+
+
 def test_evaluate_refuses_what_cannot_be_judged(general):
     with pytest.raises(UserError, match="top_k is 0"):
         evaluate(general, Words(), 0)
@@ -302,6 +309,21 @@ def test_bootstrap_covers_the_truth_as_often_as_it_says():
     assert 0.90 <= covered / 200 <= 0.985
 
 
+def test_bootstrap_covers_the_truth_with_few_chunks_too():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(600):
+        chunk = rng.beta(0.7, 0.3, 10)
+        values = (rng.random((10, 3)) < chunk[:, None]).astype(float).ravel()
+        low, high = bootstrap_intervals(values, np.repeat(np.arange(10), 3), draws=400)
+        covered += low[0] <= 0.7 <= high[0]
+    assert 0.91 <= covered / 600 <= 0.98
+
+
+def test_one_chunk_has_no_interval():
+    assert np.isnan(bootstrap_intervals([0.0, 1.0], ["c", "c"])).all()
+
+
 def test_intervals_over_chunks_are_wider_than_over_questions():
     chunk = np.random.default_rng(1).random(100) < 0.5
     values = np.repeat(chunk, 4).astype(float)
@@ -353,6 +375,21 @@ def test_vector_search_is_exact_in_blocks_and_ranks_ties_by_id():
         assert [ids[i] for i in whole.index[row]] == [ids[i] for i in expected]
     blocks = vector_search(queries, corpus, ids, 50, block=1500)
     assert (blocks.index == whole.index).all()
+
+
+def test_copies_of_a_vector_tie_exactly():
+    rng = np.random.default_rng(0)
+    corpus = rng.normal(size=(72, 384)).astype(np.float32)
+    corpus[60:] = corpus[rng.permutation(60)[:12]]
+    ids = [f"{i:02d}" for i in rng.permutation(72)]
+    ranking = vector_search(rng.normal(size=(120, 384)).astype(np.float32), corpus, ids)
+    for index, score in zip(ranking.index, ranking.score, strict=True):
+        by_vector = {}
+        for chunk, value in zip(index, score, strict=True):
+            by_vector.setdefault(corpus[chunk].tobytes(), []).append((float(value), ids[chunk]))
+        for copies in by_vector.values():
+            assert len({value for value, _ in copies}) == 1
+            assert [chunk for _, chunk in copies] == sorted(chunk for _, chunk in copies)
 
 
 @pytest.mark.slow
@@ -480,6 +517,13 @@ def test_paired_differences_are_those_of_the_means(comparison):
     for row in comparison.differences.itertuples():
         key = row.question_set, row.system, row.metric
         assert row.difference == pytest.approx(means[key] - means[row.question_set, "base", row.metric])
+
+
+def test_question_sets_over_one_corpus_embed_it_once(general):
+    words = Words()
+    half = general.model_copy(update={"queries": dict(list(general.queries.items())[:20])})
+    compare_models({"a": general, "b": half}, [words], dev=half, verbose=False, draws=20)
+    assert words.calls == len(general.corpus) + len(general.queries)
 
 
 def test_compare_models_names_what_is_wrong(general, model):
@@ -697,6 +741,24 @@ def test_leaks_are_named_counted_and_removed(capsys):
     assert kept is validation
     with pytest.raises(UserError, match="Choose other files"):
         remove_leaks(validation, validation.corpus)
+
+
+def test_a_leak_that_was_cut_differently_is_found():
+    words = LONG.split()
+    train = {"first": " ".join(words[:70]), "second": " ".join(words[62:])}
+    (leak,) = find_leaks(train, {"middle": " ".join(words[35:100]), "new": LONG[::-1]})
+    assert leak.chunk == "middle" and leak.source in train and leak.share == 1 and not leak.exact
+
+
+def test_removing_leaks_keeps_grades():
+    dataset, _ = graded_case(1, True)
+    rest, _ = remove_leaks(dataset, {"t": "text"}, keep=True)
+    assert rest is dataset
+    dataset.corpus = {chunk: f"text {chunk}" for chunk in dataset.corpus}
+    rest, leaks = remove_leaks(dataset, {"t": "text c000"})
+    assert [leak.chunk for leak in leaks] == ["c000"] and "c000" in dataset.corpus and "c000" not in rest.corpus
+    expected = {q: {c: g for c, g in found.items() if c != "c000"} for q, found in dataset.relevant_docs.items()}
+    assert rest.relevant_docs == {q: found for q, found in expected.items() if found}
 
 
 def test_same_writer_warning():
