@@ -1,7 +1,7 @@
 """Whether fine-tuning paid, in plain words that follow from the numbers by rules; and whether the model forgot."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+LEAST_CHUNKS = 30
+BORROWED = 0.6  # questions that share more of their words with their chunks flatter word search
+
+
 @dataclass
 class Effect:
     """One paired difference between two systems on one question set.
@@ -28,7 +32,9 @@ class Effect:
         difference, low, high: difference of the means and its 95 % interval.
         p: permutation p-value, corrected where several comparisons are made at once.
         questions: their number.
-        outcome: "better" or "worse" (p below 0.05), else "same" (the whole interval within the margin), else "unclear".
+        chunks: number of different chunks that they ask about.
+        outcome: "better" or "worse" (p below 0.05), else "same" (the whole interval within the margin, from at least
+            30 chunks: a few that happen not to move prove nothing), else "unclear".
     """
 
     system: str
@@ -41,6 +47,7 @@ class Effect:
     high: float
     p: float
     questions: int
+    chunks: int
     outcome: str = ""
 
 
@@ -61,13 +68,15 @@ def effects(
         low, high = bootstrap_intervals(difference, one.cluster)
         p = permutation_p(difference, one.cluster)[0]
         means = float(one[metric].mean()), float(other[metric].mean())
-        found.append(Effect(system, reference, question_set, *means, difference.mean(), low[0], high[0], p, len(one)))
+        counts = len(one), one.cluster.nunique()
+        found.append(Effect(system, reference, question_set, *means, difference.mean(), low[0], high[0], p, *counts))
     for effect, p in zip(found, holm([effect.p for effect in found]), strict=True):
         effect.p = float(p)
         if p < alpha:
             effect.outcome = "better" if effect.difference > 0 else "worse"
         else:
-            effect.outcome = "same" if -margin <= effect.low and effect.high <= margin else "unclear"
+            within = -margin <= effect.low and effect.high <= margin and effect.chunks >= LEAST_CHUNKS
+            effect.outcome = "same" if within else "unclear"
     return found
 
 
@@ -100,7 +109,19 @@ class Forgetting:
         ]
         end = "a drop beyond the threshold" if self.forgot else "no drop beyond the threshold"
         tail = ": the model forgot." if self.forgot else "."
-        return "\n".join([f"{'; '.join(rows)}.", f"That is {end} of {self.threshold}{tail}"])
+        return "\n".join([f"{'; '.join(rows)}.", f"That is {end} of {self.threshold}{tail}", *self.notes])
+
+    def stop_if_forgot(self) -> None:
+        """Raise an error if the model forgot.
+
+        Raises:
+            UserError: the score on some set fell by more than the threshold.
+        """
+        if self.forgot:
+            raise UserError(
+                f"The fine-tuned model forgot what the base knew: {self} Train for fewer epochs or at a lower "
+                "learning rate, mix in general pairs, or raise the threshold."
+            )
 
 
 def check_forgetting(
@@ -121,7 +142,7 @@ def check_forgetting(
     Args:
         base: the base model (a name or a model).
         tuned: the fine-tuned model.
-        datasets: set name -> dataset; default is the project's general-knowledge set (see data/general).
+        datasets: set name -> dataset; default is the project's own, data/general_knowledge.jsonl.
         nanobeir: also run NanoBEIR's 13 sets, where a hub is reachable (a note says so where it is not).
         threshold: the largest drop of the metric that is not called forgetting.
         fail: raise an error on a drop beyond the threshold.
@@ -149,11 +170,8 @@ def check_forgetting(
         for e in effects(comparison, [(name, "tuned", "base") for name in datasets], metric)
     ]  # fmt: skip
     result = Forgetting(pd.DataFrame(rows), threshold, metric, notes)
-    if fail and result.forgot:
-        raise UserError(
-            f"The fine-tuned model forgot what the base knew: {result}. Train for fewer epochs or at a lower learning "
-            "rate, mix in general pairs, or raise the threshold."
-        )
+    if fail:
+        result.stop_if_forgot()
     return result
 
 
@@ -184,7 +202,7 @@ class Verdict:
 
     Args:
         kind: "better", "hurt", "same", "too few", "disagree", "length" or "forgot"; see `verdict` for the rules.
-        advice: "use it", "use hybrid", "get more data" or "keep the base".
+        advice: "use it", "use hybrid", "use BM25", "get more data" or "keep the base".
         headline: one sentence.
         lines: by how much, how sure, on which questions, at what cost.
         next_steps: what to do.
@@ -216,10 +234,14 @@ class Verdict:
         )
 
 
+def by_people(question_set: str) -> bool:
+    """Whether the name of a question set says that people wrote it."""
+    return any(word in question_set.lower() for word in ("gold", "human", "people"))
+
+
 def decisive_set(names: "list[str]") -> str:
     """Return the question set that the verdict follows: the first that people wrote, else the first."""
-    human = [name for name in names if any(word in name.lower() for word in ("gold", "human", "people"))]
-    return (human or list(names))[0]
+    return next(filter(by_people, names), names[0])
 
 
 def verdict(
@@ -232,13 +254,15 @@ def verdict(
     alpha: float = 0.05,
     slices: "pd.DataFrame | None" = None,
     costs: Mapping[str, str] | None = None,
+    warnings: "Sequence[str | None]" = (),
 ) -> Verdict:
     """Return the verdict on the fine-tuned model.
 
     All tests are paired and on one metric. The planned one, fine-tuned against base on the decisive set, stands
     alone; all others are corrected together by Holm's method. A set says *better* or *worse* where p < alpha,
-    *same* where the whole 95 % interval of the difference lies within ± margin, *unclear* otherwise. The decisive
-    set is the one that people wrote, if there is one. The first rule that applies gives the kind:
+    *same* where the whole 95 % interval of the difference lies within ± margin (and 30 chunks or more are asked
+    about), *unclear* otherwise. The decisive set is the one that people wrote ("gold", "human" or "people" in its
+    name), if there is one; where there is none, the verdict says so. The first rule that applies gives the kind:
 
     1. `hurt`: the fine-tuned model is worse than the base on the decisive set → keep the base.
     2. `disagree`: better on another set, but not on the decisive one, where the difference is not above 0, or
@@ -252,7 +276,9 @@ def verdict(
     7. `better` → use it.
 
     After that: where the chosen model (the fine-tuned one for `better`, else the base) is beaten by BM25 or by its own
-    hybrid with BM25 on the decisive set, the advice of rules 1, 2, 4, 5, 6 and 7 becomes to use hybrid.
+    hybrid with BM25 on the decisive set, the advice of rules 1, 2, 4, 5, 6 and 7 becomes to use hybrid; or to use BM25
+    alone, where it beats that hybrid too. Not so on questions that people did not write and that take more than 60 %
+    of their words from the chunks: word search looks better on these than it is, and the verdict only says that.
 
     Args:
         comparison: with a fine-tuned system.
@@ -264,6 +290,7 @@ def verdict(
         alpha: significance level.
         slices: result of `nbutils.analysis.slices`, to say on which questions.
         costs: what it cost, name -> text, e.g. {"training": "153 s on 2 cores"}.
+        warnings: what else a reader must know, e.g. from `nbutils.question_sets.same_writer_warning`; None is left out.
 
     Raises:
         UserError: no fine-tuned system, or an unknown set or metric.
@@ -280,8 +307,9 @@ def verdict(
     if longer:
         pairs.append((decisive, tuned, longer))
     for dense in (base, tuned):
-        pairs += [(decisive, dense, BM25)] if BM25 in systems else []
-        pairs += [(decisive, f"{dense} + BM25", dense)] if f"{dense} + BM25" in systems else []
+        both = f"{dense} + BM25"
+        wanted = [(dense, BM25), (both, dense), (both, BM25)]
+        pairs += [(decisive, *pair) for pair in wanted if set(pair) <= set(systems)]
     planned = [(decisive, tuned, base)]
     tested = effects(comparison, planned, metric, margin=margin, alpha=alpha)
     tested += effects(comparison, [pair for pair in pairs if pair not in planned], metric, margin=margin, alpha=alpha)
@@ -292,25 +320,32 @@ def verdict(
     kind = _kind(main, others, by.get((decisive, tuned, longer)), forgetting, margin)
     chosen = tuned if kind == "better" else base
     advice = {"better": "use it", "too few": "get more data"}.get(kind, "keep the base")
+    wording = {name: wording_overlap(comparison.datasets[name]).mean() for name in names}
+    flattered = not by_people(decisive) and wording[decisive] > BORROWED
     words = by.get((decisive, chosen, BM25))
     both = by.get((decisive, f"{chosen} + BM25", chosen))
-    hybrid = any(e is not None and e.outcome == o for e, o in ((words, "worse"), (both, "better")))
-    if hybrid and kind != "too few":
-        advice = "use hybrid"
+    alone = by.get((decisive, f"{chosen} + BM25", BM25))
+    ahead = any(e is not None and e.outcome == o for e, o in ((words, "worse"), (both, "better")))
+    if ahead and not flattered and kind != "too few":
+        advice = "use BM25" if words and alone and words.outcome == alone.outcome == "worse" else "use hybrid"
 
     per_100 = _per_hundred(comparison, decisive, base, tuned)
-    headline = _headline(kind, advice, per_100, decisive, longer)
+    gained = [e.question_set for e in others if e.outcome == "better"]
+    headline = _headline(kind, advice, per_100, main, metric, longer, gained)
     lines = [_sure(e, metric, margin) for e in (main, *others)]
     if longer:
         lines.append(_sure(by[decisive, tuned, longer], metric, margin))
-    lines += [_sure(e, metric, margin) for e in (words, both) if e is not None]
-    lines += [_wording(comparison, name) for name in names]
+    lines += [_sure(e, metric, margin) for e in (words, both, alone) if e is not None]
+    lines += [_wording(name, share) for name, share in wording.items()]
+    lines += filter(None, warnings)
     lines += _where(slices)
     if forgetting is not None:
         lines.append("Forgetting: " + str(forgetting).replace("\n", " "))
     lines += _cost_lines(comparison, tuned, costs)
     lines += comparison.notes
-    steps = _steps(kind, advice, main, chosen, longer, margin, decisive, names)
+    steps = _steps(kind, advice, main, chosen, longer, margin)
+    if ahead and flattered:
+        steps.append("Do not choose word search or hybrid by these questions: they borrow their chunks' words.")
     return Verdict(kind, advice, headline, lines, steps, tested)
 
 
@@ -337,14 +372,25 @@ def _per_hundred(comparison: Comparison, question_set: str, base: str, tuned: st
     return means[base], means[tuned]
 
 
-def _headline(kind: str, advice: str, per_100: tuple[float, float], decisive: str, longer: str | None) -> str:
+def _headline(
+    kind: str, advice: str, per_100: tuple[float, float], main: Effect, metric: str, longer: str | None, gained
+) -> str:
+    decisive = main.question_set
     shift = (
         f"of 100 {decisive} questions it finds a right chunk among the first 5 for {per_100[1]:.0f}, "
         f"the base for {per_100[0]:.0f}"
     )
+    if kind in ("better", "hurt", "forgot"):
+        up = main.difference > 0
+        agree = (per_100[1] > per_100[0]) == up
+        found = (
+            f"the first right chunk comes {'sooner' if up else 'later'}" if metric == "mrr@10" else f"its {metric} is "
+        )
+        found += "" if metric == "mrr@10" else "higher" if up else "lower"
+        shift += f", {'and' if agree else 'but'} {found} ({metric} {main.value:.3f} against {main.reference_value:.3f})"
     text = {
         "hurt": f"Fine-tuning hurt: {shift}.",
-        "disagree": "The question sets disagree: fine-tuning helps on generated questions, but not on "
+        "disagree": f"The question sets disagree: fine-tuning helps on {' and '.join(gained)} questions, but not on "
         f"{decisive} ones ({shift}).",
         "too few": f"There are too few questions to tell whether fine-tuning helped: {shift}.",
         "same": f"Fine-tuning made no difference: {shift}.",
@@ -352,7 +398,9 @@ def _headline(kind: str, advice: str, per_100: tuple[float, float], decisive: st
         "forgot": f"The fine-tuned model is better here, but forgot general knowledge: {shift}.",
         "better": f"Fine-tuning helped: {shift}.",
     }[kind]
-    return f"{text} Advice: {advice}."
+    told = by_people(decisive) or kind == "too few"
+    unknown = "" if told else " Whether that holds for questions that people ask is not known."
+    return f"{text}{unknown} Advice: {advice}."
 
 
 def _sure(effect: Effect, metric: str, margin: float) -> str:
@@ -360,12 +408,15 @@ def _sure(effect: Effect, metric: str, margin: float) -> str:
         "better": "better, beyond chance",
         "worse": "worse, beyond chance",
         "same": f"the same within ±{margin}",
-        "unclear": "which chance alone could give",
+        "unclear": "too little to tell from chance",
     }[effect.outcome]
+    interval = f"95 % interval {effect.low:+.3f} to {effect.high:+.3f}"
+    if effect.chunks == 1:
+        interval = "no interval: all ask about one chunk"
     return (
         f"On the {effect.questions} {effect.question_set} questions, {effect.system} against {effect.reference}: "
         f"{metric} {effect.value:.3f} against {effect.reference_value:.3f}, {effect.difference:+.3f} "
-        f"(95 % interval {effect.low:+.3f} to {effect.high:+.3f}, p {_p(effect.p)}): {ending}."
+        f"({interval}, p {_p(effect.p)}): {ending}."
     )
 
 
@@ -373,9 +424,9 @@ def _p(p: float) -> str:
     return "below 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _wording(comparison: Comparison, question_set: str) -> str:
-    share = wording_overlap(comparison.datasets[question_set]).mean()
-    tail = ": word search looks better on them than it will on people's" if share > 0.6 else ""
+def _wording(question_set: str, share: float) -> str:
+    borrowed = share > BORROWED and not by_people(question_set)
+    tail = ": word search looks better on them than it will on people's" if borrowed else ""
     return f"{share:.0%} of the content words of the {question_set} questions stand in their chunk{tail}."
 
 
@@ -409,18 +460,21 @@ def questions_needed(effect: Effect, margin: float = 0.02) -> int:
     """Return how many questions would settle a difference of this size with 80 % power at the 5 % level.
 
     The standard error is taken from the interval and shrinks with the root of the number of questions; a difference
-    below the margin is taken as the margin.
+    below the margin is taken as the margin. It is never less than 3 / margin: only so many questions without a change
+    bound the share of changes below the margin (the rule of three).
     """
-    error = (effect.high - effect.low) / (2 * 1.96)
+    error = np.nan_to_num((effect.high - effect.low) / (2 * 1.96))
     factor = ((1.96 + 0.84) * error / max(abs(effect.difference), margin)) ** 2
-    return int(np.ceil(effect.questions * max(factor, 1.0) / 10) * 10)
+    return int(np.ceil(max(effect.questions * max(factor, 1.0), 3 / margin) / 10) * 10)
 
 
-def _steps(kind, advice, main: Effect, chosen: str, longer, margin: float, decisive: str, names) -> list[str]:
-    need = questions_needed(main, margin)
+def _steps(kind: str, advice: str, main: Effect, chosen: str, longer: str | None, margin: float) -> list[str]:
+    need, decisive = questions_needed(main, margin), main.question_set
     steps = []
     if advice == "use hybrid":
         steps.append(f"Search with {chosen} and BM25 together (reciprocal rank fusion).")
+    if advice == "use BM25":
+        steps.append(f"Search with BM25 alone: it did better than {chosen}, and than both together.")
     steps += {
         "hurt": [
             "Keep the base model; do not deploy the fine-tuned one.",
@@ -431,8 +485,10 @@ def _steps(kind, advice, main: Effect, chosen: str, longer, margin: float, decis
             "Train on questions nearer to those that people ask: another writer, or real queries from a log.",
         ],
         "too few": [
-            f"Write more {decisive} questions: about {need} would settle a difference of this size.",
-            f"Until then {main.system if main.difference > 0 else main.reference} is the better guess, and no more.",
+            f"Write more {decisive} questions: about {need} in all would settle a difference of this size.",
+            f"Until then {main.system if main.difference > 0 else main.reference} is the better guess, and no more."
+            if main.difference
+            else "Until then keep the base: nothing speaks against it.",
         ],
         "same": ["Keep the base model: it is as good, and needs no upkeep.", "More or better training pairs may help."],
         "length": [f"Keep the base model and let it read as far: {longer}."],
@@ -442,9 +498,12 @@ def _steps(kind, advice, main: Effect, chosen: str, longer, margin: float, decis
         ],
         "better": ["Use the fine-tuned model, and embed the whole collection again with it."],
     }[kind]
-    if not any(word in decisive.lower() for word in ("gold", "human", "people")):
+    if advice == "use BM25":
+        steps = steps[:1]
+    if not by_people(decisive):
         steps.append(
-            "Write some 50 to 100 questions in the words of those who will ask them: all of these are generated."
+            "Write some 50 to 100 questions in the words of those who will ask them, as a set named gold, and judge by "
+            "them."
         )
     elif kind == "too few" and need > 2000:
         steps.append("Such a number says that the difference is small: keep the base unless training is cheap.")

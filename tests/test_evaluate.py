@@ -313,11 +313,11 @@ def test_bootstrap_covers_the_truth_with_few_chunks_too():
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(600):
-        chunk = rng.beta(0.7, 0.3, 10)
-        values = (rng.random((10, 3)) < chunk[:, None]).astype(float).ravel()
-        low, high = bootstrap_intervals(values, np.repeat(np.arange(10), 3), draws=400)
+        chunk = rng.beta(0.7, 0.3, 8)
+        values = (rng.random((8, 3)) < chunk[:, None]).astype(float).ravel()
+        low, high = bootstrap_intervals(values, np.repeat(np.arange(8), 3), draws=400)
         covered += low[0] <= 0.7 <= high[0]
-    assert 0.91 <= covered / 600 <= 0.98
+    assert 0.90 <= covered / 600 <= 0.98
 
 
 def test_one_chunk_has_no_interval():
@@ -789,6 +789,7 @@ def damaged(model_name=DEFAULT_MODEL):
 def test_forgetting_is_called_out_and_can_fail_the_run(general, model):
     same = check_forgetting(model, model, datasets={"general": general})
     assert not same.forgot and (same.table.difference == 0).all() and "no drop" in str(same)
+    same.stop_if_forgot()
     worse = damaged()
     result = check_forgetting(model, worse, datasets={"general": general})
     assert result.forgot and result.table.difference.item() < -0.03 and "forgot" in str(result)
@@ -798,7 +799,7 @@ def test_forgetting_is_called_out_and_can_fail_the_run(general, model):
 
 def test_nanobeir_without_a_hub_is_left_out_with_a_note(general, model):
     result = check_forgetting(model, model, datasets={"general": general}, nanobeir=True)
-    assert len(result.table) == 1 and "NanoBEIR was left out" in result.notes[0]
+    assert len(result.table) == 1 and "NanoBEIR was left out" in result.notes[0] and result.notes[0] in str(result)
 
 
 class Numbers:
@@ -872,6 +873,16 @@ class Forgot:
             {"gold": {"base": BAD, "fine-tuned": MIDDLE, "BM25": BAD, "base + BM25": BAD, "fine-tuned + BM25": BAD}},
             None, "better", "use it",
         ),
+        (
+            {"gold": {"base": BAD, "fine-tuned": MIDDLE, "BM25": GOOD, "fine-tuned + BM25": MIDDLE}},
+            None, "better", "use BM25",
+        ),
+        (
+            {"synthetic": {"base": BAD, "fine-tuned": MIDDLE, "BM25": GOOD, "fine-tuned + BM25": GOOD}},
+            None, "better", "use it",
+        ),
+        ({"gold": {"base": MIDDLE[:5], "fine-tuned": MIDDLE[:5]}}, None, "too few", "get more data"),
+        ({"gold": {"base": MIDDLE[:1], "fine-tuned": GOOD[:1]}}, None, "too few", "get more data"),
     ],
 )  # fmt: skip
 def test_the_verdict_follows_its_rules(ranks, forgetting, kind, advice):
@@ -879,9 +890,36 @@ def test_the_verdict_follows_its_rules(ranks, forgetting, kind, advice):
     assert (answer.kind, answer.advice) == (kind, advice)
     assert f"Advice: {advice}." in answer.headline
     assert answer.next_steps and answer.lines
-    if advice == "use hybrid":
-        assert "BM25 together" in answer.next_steps[0]
-    assert any("all of these are generated" in step for step in answer.next_steps) == ("gold" not in ranks)
+    if advice.startswith("use "):
+        first = {"use hybrid": "BM25 together", "use BM25": "BM25 alone", "use it": "Use the fine-tuned model"}
+        assert first[advice] in answer.next_steps[0]
+    assert any("as a set named gold" in step for step in answer.next_steps) == ("gold" not in ranks)
+    assert ("not known" in answer.headline) == ("gold" not in ranks)
+    assert "nan" not in str(answer)
+
+
+def test_word_search_is_not_advised_by_questions_that_borrow_its_words():
+    ranks = {"base": BAD, "fine-tuned": MIDDLE, "BM25": GOOD, "fine-tuned + BM25": GOOD}
+    answer = verdict(Numbers({"synthetic": ranks}))
+    assert any("Do not choose word search" in step for step in answer.next_steps)
+    assert any("word search looks better on them" in line for line in answer.lines)
+    assert not any("word search looks better on them" in line for line in verdict(Numbers({"gold": ranks})).lines)
+
+
+def test_the_headline_does_not_contradict_itself():
+    mixed = [1.0] * 190 + [9.0] * 10
+    answer = verdict(Numbers({"gold": {"base": [4.0] * 200, "fine-tuned": mixed}}))
+    assert "for 95, the base for 100, but the first right chunk comes sooner" in answer.headline
+    assert (
+        "and the first right chunk comes later"
+        in verdict(Numbers({"gold": {"base": GOOD, "fine-tuned": BAD}})).headline
+    )
+
+
+def test_warnings_stand_in_the_verdict():
+    numbers = Numbers({"gold": {"base": MIDDLE, "fine-tuned": GOOD}})
+    warning = same_writer_warning("gpt-4", "gpt-4")
+    assert warning in verdict(numbers, warnings=[warning, None]).lines
 
 
 def test_the_verdict_reads_as_text_and_escaped_html():
@@ -903,7 +941,7 @@ def test_the_decisive_set_is_the_one_people_wrote():
 
 def test_questions_needed_falls_with_the_effect():
     def effect(difference):
-        return Effect("a", "b", "s", 0, 0, difference, difference - 0.05, difference + 0.05, 0.5, 100)
+        return Effect("a", "b", "s", 0, 0, difference, difference - 0.05, difference + 0.05, 0.5, 100, 100)
 
     small, large = questions_needed(effect(0.03)), questions_needed(effect(0.06))
     assert small > large >= 100
