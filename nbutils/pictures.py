@@ -3,9 +3,11 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from matplotlib.figure import Figure
 
-_INK, _PAPER, _RIGHT, _WRONG, _QUIET = "#1b1b1b", "#ffffff", "#0072b2", "#d9d9d9", "#f4f4f4"
+_INK, _PAPER, _RIGHT, _WRONG, _ALARM, _QUIET = "#1b1b1b", "#ffffff", "#0072b2", "#d9d9d9", "#e69f00", "#f4f4f4"
 
 
 def _figure(width: float, height: float) -> "tuple[Figure, object]":
@@ -41,48 +43,89 @@ def draw_pipeline(current: int) -> "Figure":
     return figure
 
 
+def draw_pairs_batch(chunks: int = 3) -> "Figure":
+    """Draw a batch of pairs in order, two questions a chunk: where a question's own chunk is taken for a wrong answer.
+
+    Args:
+        chunks: chunks in the batch, each with two questions.
+    """
+    names = _question_names(chunks)
+    columns = [f"chunk {c + 1}" for c in range(chunks) for _ in "ab"]
+
+    def kind(row: int, column: int) -> str:
+        return "match" if row == column else "error" if row // 2 == column // 2 else "no"
+
+    return _draw_grid(names, [columns], kind)
+
+
 def draw_grouped_batch(chunks: int = 3) -> "Figure":
     """Draw which question and chunk of a batch should match, which should not, and which are left out.
 
     Args:
         chunks: chunks in the batch, each with two questions.
     """
-    figure, axes = _figure(7.4, 3.9)
-    names = [f"Q{c + 1}{letter}" for c in range(chunks) for letter in "ab"]
-    columns = [f"chunk {c + 1}" for c in range(chunks)] + names
-    for row, name in enumerate(names):
-        axes.text(-0.75, -row, name, ha="center", va="center", fontsize=9, color=_INK)
-        for column in range(len(columns)):
-            owner = column if column < chunks else (column - chunks) // 2
-            mine = owner == row // 2
-            fill, mark = (_RIGHT, "match") if mine and column < chunks else (_PAPER, "–") if mine else (_WRONG, "no")
-            x = column + 0.4 * (column >= chunks)
-            axes.add_patch(_square(x, -row, fill))
-            axes.text(x, -row, mark, ha="center", va="center", fontsize=7.5, color=_PAPER if fill == _RIGHT else _INK)
-    for column, name in enumerate(columns):
-        axes.text(column + 0.4 * (column >= chunks), 0.8, name, ha="center", va="center", fontsize=9, color=_INK)
-    axes.set(xlim=(-1.3, len(columns) + 0.6), ylim=(-len(names) + 0.2, 1.2), aspect="equal")
+    names = _question_names(chunks)
+
+    def kind(row: int, column: int) -> str:
+        owner = column if column < chunks else (column - chunks) // 2
+        return "no" if owner != row // 2 else "match" if column < chunks else "out"
+
+    return _draw_grid(names, [[f"chunk {c + 1}" for c in range(chunks)], names], kind)
+
+
+def _question_names(chunks: int) -> list[str]:
+    return [f"Q{c + 1}{letter}" for c in range(chunks) for letter in "ab"]
+
+
+_SQUARES = {  # kind -> fill, hatch, text, text's colour
+    "match": (_RIGHT, "", "match", _PAPER),
+    "no": (_WRONG, "", "no", _INK),
+    "out": (_PAPER, "", "–", _INK),
+    "error": (_ALARM, "////", "no!", _INK),
+}
+
+
+def _draw_grid(rows: list[str], blocks: list[list[str]], kind: "Callable[[int, int], str]") -> "Figure":
+    """Draw a square for each row and column, the blocks of columns side by side."""
+    from matplotlib.patches import Rectangle
+
+    figure, axes = _figure(7.4, 3.6)
+    columns = [(column, 0.4 * number) for number, block in enumerate(blocks) for column in block]
+    style = {"ha": "center", "va": "center", "fontsize": 8, "color": _INK}
+    for position, (name, shift) in enumerate(columns):
+        x = position * 1.3 + shift
+        axes.text(x, 0.8, name, **style)
+        for row in range(len(rows)):
+            fill, hatch, text, ink = _SQUARES[kind(row, position)]
+            axes.add_patch(Rectangle((x - 0.61, -row - 0.46), 1.22, 0.92, fc=fill, ec=_INK, lw=0.6, hatch=hatch))
+            box = {"facecolor": fill, "edgecolor": "none", "pad": 1.0} if hatch else None
+            axes.text(x, -row, text, **style | {"color": ink}, bbox=box)
+    for row, name in enumerate(rows):
+        axes.text(-1.1, -row, name, **style)
+    axes.set(xlim=(-1.5, len(columns) * 1.3 + 0.1), ylim=(-len(rows) + 0.3, 1.2), aspect="equal")
     return figure
 
 
-def _square(x: float, y: float, fill: str):
+def draw_truncation(chunks: "Mapping[str, int]", limit: int) -> "Figure":
+    """Draw, to scale, how much of each chunk a model sees.
+
+    Args:
+        chunks: what the chunk is called -> its length in tokens.
+        limit: tokens that the model reads.
+    """
     from matplotlib.patches import Rectangle
 
-    return Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fc=fill, ec=_INK, lw=0.6)
-
-
-def draw_truncation(tokens: int, limit: int) -> "Figure":
-    """Draw how much of a chunk of `tokens` tokens a model that reads `limit` tokens sees."""
-    from matplotlib.patches import Rectangle
-
-    figure, axes = _figure(7.4, 1.2)
-    seen = min(tokens, limit)
-    axes.add_patch(Rectangle((0, 0), seen, 1, fc=_RIGHT, ec=_INK))
-    axes.text(seen / 2, 0.5, f"read: {seen} tokens", ha="center", va="center", color=_PAPER, fontsize=9)
-    if tokens > limit:
-        axes.add_patch(Rectangle((limit, 0), tokens - limit, 1, fc=_WRONG, ec=_INK, hatch="//"))
-        label = f"never seen: {tokens - limit} tokens"
-        box = {"facecolor": _PAPER, "edgecolor": "none", "pad": 1.5}
-        axes.text((limit + tokens) / 2, 0.5, label, ha="center", va="center", fontsize=9, color=_INK, bbox=box)
-    axes.set(xlim=(-0.01 * tokens, 1.01 * tokens), ylim=(-0.1, 1.1))
+    figure, axes = _figure(7.4, 0.3 + 0.8 * len(chunks))
+    longest = max(chunks.values())
+    for row, (name, tokens) in enumerate(chunks.items()):
+        seen, y = min(tokens, limit), -1.6 * row
+        axes.text(0, y + 1.05, name, ha="left", va="bottom", fontsize=9, color=_INK)
+        axes.add_patch(Rectangle((0, y), seen, 1, fc=_RIGHT, ec=_INK))
+        axes.text(seen / 2, y + 0.5, f"read: {seen} tokens", ha="center", va="center", color=_PAPER, fontsize=9)
+        if tokens > limit:
+            axes.add_patch(Rectangle((limit, y), tokens - limit, 1, fc=_WRONG, ec=_INK, hatch="//"))
+            label = f"never seen: {tokens - limit} tokens"
+            box = {"facecolor": _PAPER, "edgecolor": "none", "pad": 1.5}
+            axes.text((limit + tokens) / 2, y + 0.5, label, ha="center", va="center", fontsize=9, color=_INK, bbox=box)
+    axes.set(xlim=(-0.01 * longest, 1.01 * longest), ylim=(-1.6 * (len(chunks) - 1) - 0.1, 1.6))
     return figure
