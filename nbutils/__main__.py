@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     command = commands.add_parser("batch", help="run a plan: a CSV or YAML file, or a folder of documents")
     command.add_argument("plan", metavar="PLAN", help="CSV or YAML, a row a run; or a folder, a document a run")
-    command.add_argument("--name", help="the batch's name (default: the plan's)")
+    command.add_argument("--name", help="the batch's name (default: the plan's); runs of a folder get it as prefix")
     command.add_argument("--jobs", type=int, default=1, help="runs at a time; the cores are shared out (default: 1)")
     command.add_argument("--hold-out", action="append", default=[], metavar="FILE",
                          help="for a folder: validate on this document (default: on pages of each one's own)")  # fmt: skip
@@ -93,10 +93,14 @@ def batch(options: argparse.Namespace) -> int:
     """Run a plan and say what failed."""
     from nbutils import batch as batches
 
+    name = runs.check_name(options.name or batches.default_name(options.plan))
     plan = batches.read_plan(
-        options.plan, hold_out=options.hold_out, parameters=collect(options.parameters), profile=options.profile
-    )
-    name = options.name or batches.default_name(options.plan)
+        options.plan, hold_out=options.hold_out, parameters=collect(options.parameters), profile=options.profile,
+        prefix=f"{options.name}." if options.name else "",
+    )  # fmt: skip
+    if left_out := batches.left_out(options.plan):
+        shown = ", ".join(left_out[:5]) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
+        print(f"nbutils: left out, because they cannot be read: {shown}", file=sys.stderr)
     done = batches.run_batch(
         plan, name, jobs=options.jobs, timeout=options.timeout, memory=options.memory, dask=options.dask,
         storage=options.storage, say=_say,

@@ -6,6 +6,7 @@ import csv
 import datetime
 import fcntl
 import functools
+import io
 import itertools
 import json
 import os
@@ -30,6 +31,7 @@ from nbutils.runs import Run
 PLAN_SUFFIXES = (".csv", ".yaml", ".yml")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 GIBIBYTE = 1 << 30
+TOO_MANY = "cells without a column"
 
 
 # The plan
@@ -50,6 +52,7 @@ def read_plan(
     hold_out: Sequence[str | Path] = (),
     parameters: Mapping[str, Any] | None = None,
     profile: str | Path | None = None,
+    prefix: str = "",
 ) -> list[PlannedRun]:
     """Read a plan and check all of it.
 
@@ -63,6 +66,7 @@ def read_plan(
             document are set aside for its own validation.
         parameters: for all runs; a row's own win.
         profile: as for `nbutils.runs.run`; `parameters` win.
+        prefix: for a folder: what the names of its runs begin with.
 
     Returns:
         The runs, in the plan's order.
@@ -72,7 +76,7 @@ def read_plan(
     """
     path = Path(plan).expanduser()
     if path.is_dir():
-        rows, base = _folder_rows(path, hold_out), Path.cwd()
+        rows, base = _folder_rows(path, hold_out, prefix), Path.cwd()
     elif hold_out:
         raise UserError(f"--hold-out goes with a folder of documents; {plan} is not one. Use VAL_FILES in the plan.")
     elif not path.is_file():
@@ -84,12 +88,11 @@ def read_plan(
         rows, base = read(path), path.resolve().parent
     if not rows:
         raise UserError(f"The plan {plan} has no rows. Add one for each run.")
-    known = {parameter.name: parameter for parameter in runs.all_parameters()}
     common = {**runs.read_profile(profile), **(parameters or {})}
     planned, mistakes = [], []
     for where, row in rows:
         try:
-            planned += [(where, run) for run in _expand({**common, **row}, known, base)]
+            planned += [(where, run) for run in _expand({**common, **row}, base)]
         except UserError as error:
             mistakes.append(f"{where}: {error}")
     first: dict[str, str] = {}
@@ -108,14 +111,14 @@ def _csv_rows(path: Path) -> list[tuple[str, dict]]:
         raise UserError(f"The plan {path} is not UTF-8 text. Save it as CSV in UTF-8.") from error
     delimiter = ";" if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(",") else ","
     rows = []
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, skipinitialspace=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     for cells in reader:
-        where = f"line {reader.line_num}"
-        if None in cells:
-            raise UserError(f"The plan {path} has too many cells in {where}. Put a cell with a comma in double quotes.")
+        more = cells.pop(None, None)
         row = {str(name).strip(): cell.strip() for name, cell in cells.items() if cell and cell.strip()}
+        if more:
+            row[TOO_MANY] = more
         if row:
-            rows.append((where, row))
+            rows.append((f"line {reader.line_num}", row))
     return rows
 
 
@@ -130,7 +133,7 @@ def _yaml_rows(path: Path) -> list[tuple[str, dict]]:
     return [(f"row {number}", {str(k): v for k, v in row.items()}) for number, row in enumerate(rows, 1)]
 
 
-def _folder_rows(folder: Path, hold_out: Sequence[str | Path]) -> list[tuple[str, dict]]:
+def _folder_rows(folder: Path, hold_out: Sequence[str | Path], prefix: str) -> list[tuple[str, dict]]:
     from nbutils.corpus import find_files
 
     held = [str(Path(file).resolve()) for file in find_files(list(hold_out))] if hold_out else []
@@ -138,68 +141,95 @@ def _folder_rows(folder: Path, hold_out: Sequence[str | Path]) -> list[tuple[str
     files = [file for file in files if file not in held]
     if not files:
         raise UserError(f"Every document in {folder} is held out. Leave at least one to train on.")
+    inside = [os.path.relpath(file, folder.resolve()) for file in files]
     stems = [_slug(Path(file).stem) for file in files]
+    names = [
+        prefix + (stem if stems.count(stem) == 1 else f"{stem}-{content_hash(file, length=6)}")
+        for file, stem in zip(inside, stems, strict=True)
+    ]
     return [
-        (
-            os.path.relpath(file, folder.resolve()),
-            {
-                "name": stem if stems.count(stem) == 1 else f"{stem}-{content_hash(file, length=6)}",
-                "TRAIN_FILES": [file],
-                "VAL_FILES": held,
-            },
-        )
-        for file, stem in zip(files, stems, strict=True)
+        (where, {"name": name, "TRAIN_FILES": [file], "VAL_FILES": held})
+        for where, name, file in zip(inside, names, files, strict=True)
     ]
 
 
-def _expand(row: Mapping[str, Any], known: Mapping[str, runs.Parameter], base: Path) -> list[PlannedRun]:
-    """Return the runs that a row stands for: one, or one for each combination of several values."""
-    row = dict(row)
+def left_out(plan: str | Path) -> list[str]:
+    """Return the visible files of a folder that no run of it reads, because of their type; nothing for a plan file."""
+    from nbutils.corpus import SUFFIXES
+
+    folder = Path(plan).expanduser()
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+    return sorted(
+        str(file)
+        for file in files
+        if not any(part.startswith(".") for part in file.parts)
+        and not (file.suffix.lower() in SUFFIXES and (folder / file).is_file())
+    )
+
+
+def _expand(row: Mapping[str, Any], base: Path) -> list[PlannedRun]:
+    """Return the runs that a row stands for: one, or one for each combination of several values.
+
+    Raises:
+        UserError: cells are wrong; the message names all of them.
+    """
+    row = {key.lower() if key.lower() in ("name", "timeout") else key: value for key, value in row.items()}
     name, timeout = row.pop("name", None), row.pop("timeout", None)
-    if row.pop("RUN_NAME", None) is not None:
-        raise UserError("the run's name goes into `name`, not RUN_NAME.")
-    if timeout is not None:
+    choices, mistakes = {}, []
+    try:
+        timeout = None if timeout is None else float(timeout)
+    except (TypeError, ValueError):
+        timeout = -1
+    if timeout is not None and not timeout > 0:
+        mistakes.append("timeout must be a number of seconds above 0.")
+    for key, cell in row.items():
         try:
-            timeout = float(timeout)
-        except (TypeError, ValueError):
-            timeout = -1
-        if not timeout > 0:
-            raise UserError("timeout must be a number of seconds above 0.")
-    runs.check_parameters({key: known[key].default if key in known else None for key in row})
-    choices = {key: _choices(known[key], value) for key, value in row.items()}
+            choices[key] = _choices(key, cell, base)
+        except UserError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UserError(" ".join(mistakes))
     several = [key for key, values in choices.items() if len(values) > 1]
-    expanded = []
+    expanded: dict[str, PlannedRun] = {}
     for combination in itertools.product(*choices.values()):
-        values = runs.check_parameters(dict(zip(choices, combination, strict=True)))
-        for key in ("TRAIN_FILES", "VAL_FILES"):
-            if key in values:
-                values[key] = [_existing(file, base) for file in values[key]]
-        if (base / values.get("GOLD_QUESTIONS", "auto")).is_file():
-            values["GOLD_QUESTIONS"] = str(base / values["GOLD_QUESTIONS"])
+        values = dict(zip(choices, combination, strict=True))
+        runs.check_together(values)
         base_name = str(name) if name is not None else _slug(Path((values.get("TRAIN_FILES") or ["run"])[0]).stem)
         own = ".".join([base_name, *(f"{key.lower()}-{_slug(_text(values[key]))}" for key in several)])
         if len(own) > 100:
             own = f"{own[:90]}-{content_hash(own, length=8)}"
-        runs.check_name(own)
-        if own in (run.name for run in expanded):
+        if runs.check_name(own) in expanded:
             own = f"{own[:90]}-{content_hash(json.dumps(values, sort_keys=True), length=8)}"
-        expanded.append(PlannedRun(own, values, timeout))
-    return expanded
+        expanded[own] = PlannedRun(own, values, timeout)
+    return list(expanded.values())
 
 
-def _choices(parameter: runs.Parameter, value: Any) -> list:
-    """Return the alternatives that a cell holds; a list is one value of a list parameter, a list of lists several."""
-    if isinstance(value, str) and value.startswith("["):
+def _choices(name: str, cell: Any, base: Path) -> list:
+    """Return the checked alternatives that a cell holds; files by their absolute paths.
+
+    A list is one value of a list parameter, a list of lists several.
+    """
+    if name == TOO_MANY:
+        raise UserError(
+            f"there are more cells than columns: {', '.join(cell)}. Put a cell with a comma in double quotes."
+        )
+    if name == "RUN_NAME":
+        raise UserError("the run's name goes into `name`, not RUN_NAME.")
+    if isinstance(cell, str) and cell.startswith("["):
         with contextlib.suppress(yaml.YAMLError):
-            read = yaml.safe_load(value)
-            value = read if isinstance(read, list) else value
-    if not isinstance(value, list):
-        return [value]
-    if parameter.type == "list":
-        return value if value and all(isinstance(item, list) for item in value) else [value]
-    if not value:
-        raise UserError(f"Parameter {parameter.name} has an empty list of values. Name at least one.")
-    return value
+            read = yaml.safe_load(cell)
+            cell = read if isinstance(read, list) else cell
+    is_list = any(parameter.name == name and parameter.type == "list" for parameter in runs.all_parameters())
+    if not isinstance(cell, list) or (is_list and not (cell and all(isinstance(item, list) for item in cell))):
+        cell = [cell]
+    if not cell:
+        raise UserError(f"Parameter {name} has an empty list of values. Name at least one.")
+    values = [runs.check_parameters({name: value})[name] for value in cell]
+    if name in ("TRAIN_FILES", "VAL_FILES"):
+        values = [[_located(file, base) for file in files] for files in values]
+    if name == "GOLD_QUESTIONS":
+        values = [_located(file, base) if file not in ("", "auto") else file for file in values]
+    return values
 
 
 def _text(value: Any) -> str:
@@ -208,21 +238,13 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _existing(file: str, base: Path) -> str:
-    """Return a file, folder or glob as an absolute path.
-
-    Raises:
-        UserError: there is none.
-    """
-    from nbutils.corpus import find_files
-
+def _located(file: str, base: Path) -> str:
+    """Return a URL as it is, and a file, folder or glob as an absolute path: seen from the plan, if it is there."""
     if re.match(r"https?://", file):
         return file
     beside = base / Path(file).expanduser()
-    found = str(beside) if beside.exists() or any(base.glob(file) if not Path(file).is_absolute() else ()) else file
-    found = os.path.abspath(os.path.expanduser(runs.find_file(found)))
-    find_files([found])
-    return found
+    is_there = beside.exists() or any(base.glob(file) if not Path(file).is_absolute() else ())
+    return os.path.abspath(os.path.expanduser(str(beside) if is_there else runs.find_file(file)))
 
 
 def _slug(text: str) -> str:
@@ -247,6 +269,7 @@ class Outcome:
         seconds: wall time.
         peak_memory: most bytes that its processes held at once.
         parameters: as planned.
+        storage: the address that its results were copied to.
         started, finished: UTC.
     """
 
@@ -257,6 +280,7 @@ class Outcome:
     seconds: float | None = None
     peak_memory: int | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
+    storage: str | None = None
     started: str | None = None
     finished: str | None = None
 
@@ -321,6 +345,7 @@ def run_one(
     if storage:
         try:
             publish(folder, storage)
+            outcome.storage = storage
         except Exception as error:
             outcome.status = "failed"
             outcome.error = f"Its results could not be copied to {storage}: {type(error).__name__}: {error}"
@@ -351,20 +376,21 @@ def _settle(outcome: Outcome, folder: Path, status: int, reason: str | None) -> 
     else:
         last = [line for line in (folder / "log.txt").read_text("utf-8", "replace").splitlines() if line.strip()]
         outcome.error = f"Its process ended with status {status}: {last[-1] if last else 'no message'}"
-    step = step or _current_step(folder)
+    step = step or _stage(folder)[0]
     if step and (folder / f"{step}.ipynb").exists():
         outcome.notebook = f"{folder.name}/{step}.ipynb"
 
 
-def _current_step(folder: Path) -> str | None:
-    """Return the step of a run that has started but not finished."""
+def _stage(folder: Path) -> tuple[str, str]:
+    """Return the notebook that a run's log names last, and the cell it is at, as "3/12"; both may be empty."""
     try:
-        steps = json.loads((folder / "run.json").read_text(encoding="utf-8")).get("steps", {})
-    except (OSError, ValueError):
-        return None
-    begun = [(entry["started"], name) for name, entry in steps.items() if entry.get("started")]
-    latest = max(begun, default=(None, None))[1]
-    return latest if latest and not steps[latest].get("finished") else None
+        log = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "", ""
+    steps = re.findall(r"(?m)^\[\d+/\d+\] (\w+)$", log)
+    step = steps[-1] if steps else ""
+    cells = re.findall(r"(?m)^ +cell (\d+/\d+) ", log.rpartition(f"] {step}\n")[2])
+    return step, cells[-1] if cells else ""
 
 
 def _tree(process) -> list:
@@ -522,7 +548,8 @@ def run_batch(
         What came of each run.
 
     Raises:
-        UserError: an argument that cannot be, the batch is being run already, or the scheduler does not answer.
+        UserError: an argument that cannot be, a finished run of another batch would be replaced, the batch is being
+            run already, or the scheduler does not answer.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, once the runs are ended; the record says how far they were.
     """
     if jobs < 1:
@@ -530,6 +557,7 @@ def run_batch(
     root = Path(outputs or runs.outputs_root())
     plan = {planned.name: planned for planned in plan}
     with _batch_lock(name, root):
+        _check_names_are_free(plan, name, root)
         batch = Batch(
             name, batch_path(name, root), {each.name: Outcome(each.name) for each in plan.values()}, runs.now()
         )
@@ -537,8 +565,9 @@ def run_batch(
         with contextlib.suppress(UserError):
             earlier = read_batch(name, root).outcomes
         for planned in plan.values():
-            if runs.is_done(planned.name, planned.parameters, outputs=root):
-                kept = earlier.get(planned.name)
+            kept = earlier.get(planned.name)
+            stored = not storage or (kept and kept.storage == storage)
+            if stored and runs.is_done(planned.name, planned.parameters, outputs=root):
                 batch.outcomes[planned.name] = kept if kept and kept.status == "done" else Outcome(planned.name, "done")
             batch.outcomes[planned.name].parameters = planned.parameters
         batch.save()
@@ -565,6 +594,19 @@ def run_batch(
         batch.finished = runs.now()
         batch.save()
     return batch
+
+
+def _check_names_are_free(plan: Mapping[str, PlannedRun], name: str, root: Path) -> None:
+    for path in sorted(batch_path(name, root).parent.glob("*.json")):
+        others = {}
+        with contextlib.suppress(UserError):
+            others = read_batch(path.stem, root).outcomes if path.stem != name else {}
+        for run in plan.keys() & others.keys():
+            if others[run].status == "done" and others[run].parameters != plan[run].parameters:
+                raise UserError(
+                    f"The run {run} would replace that of the batch {path.stem}, which has other parameters. Give this "
+                    f"batch's runs other names (for a folder: --name), or delete {path} if you don't need it."
+                )
 
 
 def _follow(batch: Batch, futures: dict, view) -> None:
@@ -702,11 +744,12 @@ class _Table(_Lines):
         count = {status: len(self.batch.names(status)) for status in ("done", "failed")}
         rest = len(self.batch.outcomes) - sum(count.values())
         title = Text(f"{self.batch.name}: {count['done']} done, {count['failed']} failed, {rest} to do{self.left()}")
-        table = Table("run", "step", "for")
+        table = Table("run", "notebook", "cell", "for")
         for name in self.batch.names("waiting"):
             begun = _started(self.root / name, self.batch.started)
             if begun:
-                table.add_row(name, _current_step(self.root / name) or "starting", _duration(time.time() - begun))
+                step, cell = _stage(self.root / name)
+                table.add_row(name, step or "starting", cell, _duration(time.time() - begun))
         return Group(title, table) if table.row_count else title
 
 

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import datetime
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -31,6 +32,8 @@ PACKAGES = (
 )  # fmt: skip
 NOT_IN_NOTEBOOKS = ("__main__", "batch", "leaderboard")  # modules on which no step's result depends
 FILE_PARAMETERS = ("TRAIN_FILES", "VAL_FILES", "GOLD_QUESTIONS")
+AT_LEAST = {"CHUNK_SIZE": 16, "QUESTIONS_PER_CHUNK": 1, "CONCURRENCY": 1, "TOP_K": 1}  # other numbers: 0
+ENGINES = ("nbutils", "llama-index")
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Parameter:
         """Return `value` as this parameter's type; text is read as YAML, so "true" and "2e-5" mean what they say.
 
         Raises:
-            UserError: the value is not of the parameter's type.
+            UserError: the value is not of the parameter's type, or too low a number.
         """
         kind = self.type
         if isinstance(value, str) and re.search(r"\bsk-[A-Za-z0-9_-]{16,}", value):
@@ -90,7 +93,8 @@ class Parameter:
             )
         if kind == "list":
             if isinstance(value, str) and value.strip().startswith("["):
-                value = yaml.safe_load(value)
+                with contextlib.suppress(yaml.YAMLError):  # a file's name may begin so too
+                    value = yaml.safe_load(value)
             return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
         if kind == "str" and isinstance(value, str | Path):
             return str(value)
@@ -101,6 +105,8 @@ class Parameter:
             return float(value)
         if type(value).__name__ != kind and kind in ("str", "int", "float", "bool", "dict"):
             raise UserError(f"Parameter {self.name} is {value!r}; it must be of type {kind}, such as {self.default!r}.")
+        if kind in ("int", "float") and not value >= AT_LEAST.get(self.name, 0):
+            raise UserError(f"Parameter {self.name} is {value}; it must be at least {AT_LEAST.get(self.name, 0)}.")
         return value
 
 
@@ -110,6 +116,11 @@ def notebook_parameters(notebook: str | Path) -> dict[str, Parameter]:
     The same as `papermill.inspect_notebook` finds, without importing papermill, which takes over a second.
     """
     path = NOTEBOOKS / f"{notebook}.ipynb" if not str(notebook).endswith(".ipynb") else Path(notebook)
+    return dict(_parameters_in(path, path.stat().st_mtime_ns))
+
+
+@functools.lru_cache
+def _parameters_in(path: Path, changed: int) -> dict[str, Parameter]:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     tagged = [cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     source = "".join(tagged[0]) if tagged else ""
@@ -150,7 +161,7 @@ def read_profile(profile: str | Path | None) -> dict[str, Any]:
     return values
 
 
-def check_parameters(values: Mapping[str, Any], steps: Iterable[Step] = CHAIN) -> dict[str, Any]:
+def check_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return `values` converted to the types that the notebooks declare.
 
     Raises:
@@ -158,13 +169,42 @@ def check_parameters(values: Mapping[str, Any], steps: Iterable[Step] = CHAIN) -
     """
     import difflib
 
-    known = {parameter.name: parameter for parameter in all_parameters(steps)}
+    known = {parameter.name: parameter for parameter in all_parameters()}
     for name in values:
         if name not in known:
             close = difflib.get_close_matches(name.upper(), known, n=1)
             hint = f"Did you mean {close[0]}?" if close else "`nbutils params` lists them all."
             raise UserError(f"There is no parameter {name}. {hint}")
     return {name: known[name].convert(value) for name, value in values.items()}
+
+
+def check_together(values: Mapping[str, Any]) -> None:
+    """Make sure, before any work, that a run's checked parameters fit one another and that its files are there.
+
+    Raises:
+        UserError: they don't; the message names all that is wrong.
+    """
+    from nbutils import corpus
+
+    values = {parameter.name: parameter.default for parameter in all_parameters()} | dict(values)
+    mistakes = []
+    for name in ("TRAIN_FILES", "VAL_FILES"):
+        if values[name] or name == "TRAIN_FILES":
+            try:
+                corpus.find_files(find_files(values[name]))
+            except UserError as error:
+                mistakes.append(f"{name}: {error}")
+    gold, size, overlap = values["GOLD_QUESTIONS"], values["CHUNK_SIZE"], values["CHUNK_OVERLAP"]
+    if gold not in ("", "auto") and not Path(find_file(gold)).is_file():
+        mistakes.append(f"GOLD_QUESTIONS: there is no file {gold}.")
+    if overlap >= size:
+        mistakes.append(f"CHUNK_OVERLAP is {overlap}; it must be below CHUNK_SIZE ({size}).")
+    if not 0 < values["VALIDATION_SHARE"] < 1:
+        mistakes.append(f"VALIDATION_SHARE is {values['VALIDATION_SHARE']}; it must lie between 0 and 1.")
+    if values["ENGINE"] not in ENGINES:
+        mistakes.append(f"ENGINE is {values['ENGINE']!r}; use one of {', '.join(ENGINES)}.")
+    if mistakes:
+        raise UserError(" ".join(mistakes))
 
 
 def outputs_root() -> Path:
@@ -393,6 +433,7 @@ def run(
         UserError: a parameter or name that is wrong, before any work starts.
     """
     values = _values(parameters, profile)
+    check_together(values)
     this = Run(name, outputs)
     result = RunResult(this.name, this.folder)
     with this.lock(wait):

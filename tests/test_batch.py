@@ -19,7 +19,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbutils import runs
-from nbutils.batch import default_name, publish, read_batch, read_plan, run_batch
+from nbutils.batch import (
+    Batch,
+    Outcome,
+    batch_path,
+    default_name,
+    left_out,
+    publish,
+    read_batch,
+    read_plan,
+    run_batch,
+)
 from nbutils.common import UserError, remember
 from nbutils.leaderboard import compare_runs
 
@@ -182,17 +192,35 @@ def test_documents_of_one_name_and_of_odd_names_get_runs_of_their_own(tmp_path):
     assert sum(name.startswith("Geschaft-2023-final") for name in names) == 2
 
 
+def test_what_no_run_of_a_folder_reads_is_told(files):
+    (files / "table.xlsx").touch()
+    (files / "gone.pdf").symlink_to("nowhere.pdf")
+    (files / ".hidden").touch()
+    assert left_out(files) == ["gone.pdf", "table.xlsx"]
+    assert left_out(files / "a.txt") == []
+
+
+def test_a_finished_run_of_another_batch_is_not_replaced(files, outputs):
+    plan = read_plan(files)
+    done = {run.name: Outcome(run.name, "done", parameters=run.parameters) for run in plan}
+    batch_path("first", outputs).parent.mkdir(parents=True)
+    Batch("first", batch_path("first", outputs), done, runs.now()).save()
+    with pytest.raises(UserError, match="run a would replace that of the batch first"):
+        run_batch(read_plan(files, parameters={"EPOCHS": 1})[:1], "second", outputs=outputs)
+    assert [run.name for run in read_plan(files, prefix="second.")] == ["second.a", "second.b", "second.c"]
+
+
 def test_every_mistake_of_a_plan_is_told_at_once(tmp_path, files):
     with pytest.raises(UserError) as caught:
         plan_of(
             tmp_path,
-            "name,TRAIN_FILES,CHUNK_SIZE,timeout\nx,nowhere.pdf,128,\ny,documents/a.txt,many,\nx,documents/a.txt,1,\n"
-            "../z,documents/a.txt,1,\nt,documents/a.txt,1,soon\n",
+            "Name,TRAIN_FILES,CHUNK_SIZE,timeout\nx,nowhere.pdf,128,\ny,documents/a.txt,many,soon\n"
+            "x,documents/a.txt,64,\n../z,documents/a.txt,64,\nt,documents/a.txt,64,9,9\nu,documents/a.txt,32,\n",
         )
-    lines = str(caught.value).splitlines()
-    for line, words in zip(
-        lines[1:], ["line 2|nowhere.pdf", "line 3|CHUNK_SIZE", "line 5|RUN_NAME", "line 6|timeout"], strict=True
-    ):
+    expected = [
+        "line 2|nowhere.pdf", "line 3|CHUNK_SIZE|timeout", "line 5|RUN_NAME", "line 6|more cells", "line 7|CHUNK_OVERLAP",
+    ]  # fmt: skip
+    for line, words in zip(str(caught.value).splitlines()[1:], expected, strict=True):
         assert all(word in line for word in words.split("|")), line
 
 
@@ -200,8 +228,8 @@ def test_every_mistake_of_a_plan_is_told_at_once(tmp_path, files):
     ("name", "text", "message"),
     [
         ("plan.csv", "name,CHUNKSIZE\nx,1\n", "Did you mean CHUNK_SIZE"),
-        ("plan.csv", "name,CHUNK_SIZE\nx,1,2\n", "line 2.*double quotes"),
-        ("plan.csv", "name,CHUNK_SIZE\nx,1\nx,2\n", "line 3: the name x is taken by line 2"),
+        ("plan.csv", "name,CHUNK_SIZE\nx,64,2\n", "line 2.*double quotes"),
+        ("plan.csv", "name,CHUNK_SIZE\nx,64\nx,128\n", "line 3: the name x is taken by line 2"),
         ("plan.csv", "name,CHUNK_SIZE\n", "no rows"),
         ("plan.yaml", "- name: x\n  CHUNK_SIZE: []\n", "CHUNK_SIZE has an empty list"),
         ("plan.yaml", "- [1\n", "not valid YAML"),
@@ -258,8 +286,8 @@ def test_a_python_call_returns_what_came_of_the_run(short, tmp_path, outputs):
 @settings(max_examples=30, deadline=None)
 @given(
     grid=st.dictionaries(
-        st.sampled_from(["CHUNK_SIZE", "EPOCHS", "SEED", "PROMPT", "VALIDATION_SHARE"]),
-        st.lists(st.integers(1, 10**6), min_size=1, max_size=3, unique=True), min_size=1,
+        st.sampled_from(["CHUNK_SIZE", "EPOCHS", "SEED", "PROMPT", "LEARNING_RATE"]),
+        st.lists(st.integers(41, 10**6), min_size=1, max_size=3, unique=True), min_size=1,
     )
 )  # fmt: skip
 def test_a_grid_has_every_combination_once_under_a_name_of_its_own(grid, tmp_path_factory):
@@ -454,6 +482,20 @@ def finished_run(outputs):
     (folder / "04_evaluate_models.ipynb").write_text('{"cells": []}')
     (folder / "results" / "metrics.csv").write_text("a,b\n1,2\n")
     return folder
+
+
+@pytest.mark.slow
+def test_copying_that_failed_or_was_not_asked_for_is_done_by_the_next_batch(short, tmp_path, outputs):
+    folder = documents(tmp_path / "b", a="work")
+    (tmp_path / "file").touch()
+    done = nbutils("batch", folder, "--storage", tmp_path / "file" / "x")
+    assert done.returncode == 1
+    assert "could not be copied" in done.stderr
+    ran = did(outputs)
+    assert nbutils("batch", folder, "--storage", tmp_path / "far").returncode == 0
+    assert (tmp_path / "far" / "a" / "run.json").exists()
+    assert did(outputs) == ran, "only copied, not run again"
+    assert "1 done already, 0 to do" in nbutils("batch", folder, "--storage", tmp_path / "far").stdout
 
 
 def test_results_are_copied_to_a_folder(finished_run, tmp_path):

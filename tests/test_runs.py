@@ -38,6 +38,7 @@ def test_one_name_means_one_type_and_default_in_all_notebooks():
         ("CHUNK_SIZE", "384", 384),
         ("TRAIN_FILES", "a.pdf", ["a.pdf"]),
         ("TRAIN_FILES", "[a.pdf, b.pdf]", ["a.pdf", "b.pdf"]),
+        ("TRAIN_FILES", "[draft] a.pdf", ["[draft] a.pdf"]),
         ("LEARNING_RATE", "2e-5", 2e-5),
         ("LEARNING_RATE", 1, 1.0),
         ("TRUST_REMOTE_CODE", "true", True),
@@ -61,6 +62,13 @@ def test_text_from_the_command_line_becomes_the_declared_type(name, given, meant
         ({"CHUNK_SIZE": True}, "CHUNK_SIZE.*int"),
         ({"TRUST_REMOTE_CODE": "perhaps"}, "TRUST_REMOTE_CODE.*bool"),
         ({"LLM": "sk-" + "a" * 30}, "environment"),
+        ({"EPOCHS": -1}, "EPOCHS is -1; it must be at least 0"),
+        ({"LEARNING_RATE": "nan"}, "LEARNING_RATE is nan"),
+        ({"CHUNK_SIZE": 32}, r"CHUNK_OVERLAP is 40; it must be below CHUNK_SIZE \(32\)"),
+        ({"VALIDATION_SHARE": 30}, "VALIDATION_SHARE is 30"),
+        ({"ENGINE": "llamaindex"}, "ENGINE is 'llamaindex'.*llama-index"),
+        ({"GOLD_QUESTIONS": "nowhere.csv"}, "GOLD_QUESTIONS: there is no file nowhere.csv"),
+        ({"TRAIN_FILES": [], "VAL_FILES": ["nowhere.pdf"]}, "TRAIN_FILES: No files.*VAL_FILES: There is no.*nowhere"),
     ],
 )
 def test_a_wrong_parameter_is_named_before_any_work(values, message, tmp_path):
