@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -173,6 +174,17 @@ def test_a_loss_with_a_known_mistake_is_told_which(checks):
         with pytest.raises(checks.NotYet, match=word):
             checks.loss(lambda scores, wrong, mistake=mistake: loss(scores, wrong, **mistake), owner)
 
+    def by_product(scores, wrong):
+        own = np.exp(20 * scores).diagonal()
+        return -np.log(own / (own + np.exp(20 * scores * wrong).sum(axis=1))).mean()
+
+    with pytest.raises(checks.NotYet, match="power of 0"):
+        checks.loss(by_product, owner)
+    with pytest.raises(checks.NotYet, match="columns"):
+        checks.loss(lambda scores, wrong: loss(scores.T, wrong), owner)
+    with pytest.raises(checks.NotYet, match="logarithm"):
+        checks.loss(lambda scores, wrong: loss(scores, wrong) / np.log(10), owner)
+
 
 def test_intervals_of_common_mistakes_are_told_apart(checks):
     import numpy as np
@@ -187,6 +199,13 @@ def test_intervals_of_common_mistakes_are_told_apart(checks):
         checks.paired_interval(*np.percentile(separate, [2.5, 97.5]), before, after)
     with pytest.raises(checks.NotYet, match="narrow"):
         checks.paired_interval(*np.percentile((after - before)[draws].mean(axis=1), [25, 75]), before, after)
+    with pytest.raises(checks.NotYet, match="narrow"):  # 90 %
+        checks.paired_interval(*np.percentile((after - before)[draws].mean(axis=1), [5, 95]), before, after)
+    near = after - (after - before).mean() + 0.004
+    with pytest.raises(checks.NotYet, match="subtract"):
+        checks.paired_interval(*np.percentile((before - near)[draws].mean(axis=1), [2.5, 97.5]), before, near)
+    with pytest.raises(checks.NotYet, match="means"):
+        checks.paired_interval(*np.percentile(after - before, [2.5, 97.5]), before, after)
     with pytest.raises(checks.NotYet, match="wide"):
         checks.paired_interval(*np.percentile((after - before)[draws[:, :60]].mean(axis=1), [2.5, 97.5]), before, after)
 
@@ -201,11 +220,43 @@ def test_metrics_with_a_known_mistake_are_told_which(checks):
         (3 / 4, "hit_rate", "not found"),
         (2 / 5, "hit_rate", "fifth"),
         ((1 + 1 / 2 + 1 / 5 + 1 / 20) / 5, "mrr", "Beyond rank 10"),
+        ((1 + 1 / 2 + 1 / 5) / 3, "mrr", "beyond 10; they"),
         ("x", "mrr", "number"),
+        (ranks, "mrr", "of type Series"),
+        (60, "hit_rate", "between 0 and 1"),
     ]
     for value, kind, words in mistakes:
         with pytest.raises(checks.NotYet, match=words):
             checks.metric(value, ranks, kind)
+
+
+def test_answers_of_the_wrong_kind_are_told_so(checks):
+    import numpy as np
+    import pandas as pd
+
+    sizes = [64, 256, 1024]
+    checks.same_amount_of_text({size: np.int64(2048 // size) for size in sizes}, sizes, 2048)
+    evaluation = pd.read_csv(Path(checks.__file__).with_name("evaluation.csv"))
+    with pytest.raises(checks.NotYet, match="list"):
+        checks.labels(None)
+    with pytest.raises(checks.NotYet, match="list"):
+        checks.judged(None, evaluation)
+    with pytest.raises(checks.NotYet, match="dict"):
+        checks.plan({"a": 128, "b": 256, "c": 512})
+
+
+def test_a_sweep_whose_runs_have_no_name_or_no_notebook_is_told_so(checks, tmp_path):
+    plan = {"a": {}, "b": {}}
+    (tmp_path / "tutorial").mkdir()
+    with pytest.raises(checks.NotYet, match="names a run's folder"):
+        checks.executed(plan, "b", {"b": "CHUNK_SIZE"}, tmp_path)
+    (tmp_path / "tutorial").rename(tmp_path / "a")
+    (tmp_path / "a" / "run.json").write_text('{"steps": {"01_build_corpus": {"finished": "now"}}}')
+    with pytest.raises(checks.NotYet, match="0 executed notebooks"):
+        checks.executed(plan, "b", {"b": "CHUNK_SIZE"}, tmp_path)
+    for name in plan:
+        (tmp_path / f"{name}.ipynb").touch()
+    checks.executed(plan, "b", {"b": "CHUNK_SIZE"}, tmp_path)
 
 
 def test_the_recorded_evaluation_is_complete(workshop):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import numbers
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,8 @@ def _number(value: object, name: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise NotYet(f"`{name}` is {value!r}; it should be a number.") from None
+        shown = repr(value) if value is None or isinstance(value, str) else f"of type {type(value).__name__}"
+        raise NotYet(f"`{name}` is {shown}; it should be one number.") from None
     _need(not math.isnan(number), f"`{name}` is not a number (NaN).")
     return number
 
@@ -46,7 +48,8 @@ def unseen_share(value: object, summary) -> None:
     _need(0 <= share <= 1, f"`unseen` is {share:g}; a share lies between 0 and 1.")
     cut = row["chunks_cut"] / row["chunks"]
     _need(
-        not math.isclose(share, cut), "That is the share of *chunks* that are cut off. How much of the *text* is lost?"
+        not math.isclose(share, cut, abs_tol=5e-3),
+        "That is the share of *chunks* that are cut off. How much of the *text* is lost?",
     )
     _need(math.isclose(share, row["share_unseen"], abs_tol=5e-3), f"{share:.3f} is not it. Which row is all documents?")
     _done(f"{share:.0%} of the report's tokens can't be found by any question.")
@@ -93,7 +96,8 @@ def same_amount_of_text(top_k: Mapping[int, int], sizes: Sequence[int], budget: 
     _need(isinstance(top_k, Mapping) and set(top_k) >= set(sizes), f"`top_k` needs a number for each of {list(sizes)}.")
     for size in sizes:
         _need(
-            isinstance(top_k[size], int) and top_k[size] >= 1, f"top_k[{size}] is {top_k[size]!r}; use a whole number."
+            isinstance(top_k[size], numbers.Integral) and top_k[size] >= 1,
+            f"top_k[{size}] is {top_k[size]}; use a whole number.",
         )
     shown = {size: size * top_k[size] for size in sizes}
     low, high = min(shown, key=shown.get), max(shown, key=shown.get)
@@ -139,6 +143,7 @@ _LABELS = ("fine", "leans", "tells", "vague", "copies", "fine", "elsewhere")
 
 def labels(given: Sequence[object]) -> None:
     """Check what is wrong with each of seven questions."""
+    _need(isinstance(given, Sequence) and not isinstance(given, str), "`labels` should be a list.")
     unknown = [label for label in given if label not in FAULTS]
     _need(len(given) == len(_LABELS), f"There are {len(_LABELS)} questions; you labelled {len(given)}.")
     _need(not unknown, f"{unknown[0]!r} is no label. Use {', '.join(FAULTS)}." if unknown else "")
@@ -257,7 +262,17 @@ def loss(function: Callable[[np.ndarray, np.ndarray], float], owner: Sequence[in
 
     value = _number(function(scores, keep), "loss")
     right = reference(keep, scale)
+    by_product = np.exp(scale * scores * keep).sum(axis=1)  # a score times False is 0, and e to that is 1
+    own = np.exp(scale * scores).diagonal()
+    by_column = (np.exp(scale * scores) * keep).sum(axis=0)
     wrongs = {
+        "Chunks that are masked out still add something: what is e to the power of 0?": -np.log(
+            own / (own + by_product)
+        ).mean(),
+        "Each question's wrong answers stand in its row; you went down the columns.": -np.log(
+            own / (own + by_column)
+        ).mean(),
+        "Which logarithm is that? The formula has the natural one.": right.mean() / math.log(10),
         "The scores are cosines between -1 and 1; without the scale the softmax can't tell them apart.": reference(
             keep, 1
         ).mean(),
@@ -267,10 +282,11 @@ def loss(function: Callable[[np.ndarray, np.ndarray], float], owner: Sequence[in
         "The sign is wrong: a loss should fall as the model gets better.": -right.mean(),
     }
     for hint, wrong in wrongs.items():
-        _need(not math.isclose(value, wrong, rel_tol=1e-6), hint)
+        _need(not math.isclose(value, wrong, rel_tol=1e-8), hint)
     _need(value >= 0, f"The loss is {value:.3f}; minus the logarithm of a probability is never negative.")
     _need(
-        math.isclose(value, right.mean(), rel_tol=1e-6), f"The loss is {value:.3f}, and should be {right.mean():.3f}."
+        math.isclose(value, right.mean(), rel_tol=1e-6),
+        f"For some random scores the loss is {value:.5f}, and should be {right.mean():.5f}.",
     )
     perfect = abs(_number(function(2.0 * np.eye(size) - 1, keep), "loss"))
     _done(f"The loss of random scores is {value:.2f}; a perfect model's is {perfect:.2f}.")
@@ -330,6 +346,7 @@ def metric(value: object, ranks, kind: str) -> None:
         _number(value, kind),
         np.array([math.inf if rank != rank else float(rank) for rank in ranks.astype(float)]),
     )
+    _need(0 <= number <= 1, f"`{kind}` is {number:g}; it lies between 0 and 1.")
     found, inverse = filled < math.inf, 1 / filled
     cut_off = np.where(filled <= 10, inverse, 0.0)
     truth = {"hit_rate": (filled <= 5).mean(), "mrr": cut_off.mean()}[kind]
@@ -343,6 +360,7 @@ def metric(value: object, ranks, kind: str) -> None:
         "mrr": {
             "You left out the questions whose chunk was not found at all; they count as 0.": cut_off[found].mean(),
             "Beyond rank 10 the reciprocal rank counts as 0.": inverse.mean(),
+            "You left out the questions whose rank is beyond 10; they count as 0.": inverse[filled <= 10].mean(),
             "The mean of the reciprocals is not the reciprocal of the mean.": 1 / filled[found].mean(),
         },
     }[kind]
@@ -365,17 +383,23 @@ def paired_interval(low: object, high: object, before: np.ndarray, after: np.nda
     _need(low < high, "`low` should be less than `high`.")
     _need(low <= mean <= high, f"The difference itself, {mean:+.3f}, lies outside your interval.")
     width, wanted = high - low, 2 * 1.96 * error
-    looks_separate = abs(width - 3.92 * separate) < abs(width - wanted) and separate > 1.15 * error
+    looks_separate = abs(width / (3.92 * separate) - 1) < 0.12 and separate > 1.15 * error
     _need(
         not looks_separate,
         "That is as wide as if each model had answered other questions. Draw questions, and take both values of each.",
     )
     _need(
-        width < 1.25 * wanted, f"Your interval is {width:.3f} wide, too wide for 95 %. Which percentiles did you take?"
+        width < 1.12 * wanted,
+        f"Your interval is {width:.3f} wide, too wide for 95 %. Is it the spread of the *means* of whole draws?",
     )
     _need(
-        width > 0.8 * wanted,
-        f"Your interval is {width:.3f} wide, too narrow for 95 %. Does each draw have as many questions as the set?",
+        width > 0.9 * wanted,
+        f"Your interval is {width:.3f} wide, too narrow for 95 %. Which percentiles did you take, of how large draws?",
+    )
+    middle = (low + high) / 2
+    _need(
+        abs(middle - mean) < 0.15 * wanted,
+        f"The middle of your interval is {middle:+.3f}, the difference itself {mean:+.3f}. What did you subtract?",
     )
     _done(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]")
 
@@ -412,6 +436,7 @@ def statements(table) -> list[tuple[str, bool]]:
 def judged(answers: Sequence[object], table) -> None:
     """Check which statements the learner takes to be true."""
     truths = [truth for _, truth in statements(table)]
+    _need(isinstance(answers, Sequence | np.ndarray), "`claims` should be a list.")
     _need(len(answers) == len(truths), f"There are {len(truths)} statements; you judged {len(answers)}.")
     _need(all(answer in (True, False) for answer in answers), "Answer each with True or False.")
     right = sum(bool(a) == b for a, b in zip(answers, truths, strict=True))
@@ -445,6 +470,7 @@ def plan(runs: Mapping[str, Mapping[str, object]], step: str = "01_build_corpus"
     _need(isinstance(runs, Mapping) and len(runs) >= 3, "Plan at least three runs.")
     known, seen = notebook_parameters(step), set()
     for name, parameters in runs.items():
+        _need(isinstance(parameters, Mapping), f"{name}: give its parameters as a dict, name -> value.")
         try:
             Run(name)
             checked = check_parameters(parameters)
@@ -466,6 +492,10 @@ def plan(runs: Mapping[str, Mapping[str, object]], step: str = "01_build_corpus"
 def executed(planned: Mapping[str, object], broken: str, failed: Mapping[str, str], outputs) -> None:
     """Check that every run of a sweep was done or has its reason, the broken one included."""
     _need(isinstance(failed, Mapping), "`failed` should map a run's name to the reason.")
+    _need(
+        not (outputs / "tutorial").exists(),
+        "A run went to the folder tutorial/, the default. What names a run's folder?",
+    )
     for name in planned:
         if name == broken:
             _need(name in failed, f"{name} can't have worked: is its failure recorded?")
@@ -482,6 +512,8 @@ def executed(planned: Mapping[str, object], broken: str, failed: Mapping[str, st
         )
         steps = json.loads(record.read_text(encoding="utf-8"))["steps"]
         _need(all(step["finished"] for step in steps.values()), f"{name} did not run to its end.")
+    kept = len(list(outputs.rglob("*.ipynb")))
+    _need(kept >= len(planned), f"{kept} executed notebooks are in the outputs folder; there should be {len(planned)}.")
     _done(f"{len(planned) - len(failed)} runs done, {len(failed)} failed with a reason.")
 
 
