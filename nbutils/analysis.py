@@ -190,7 +190,7 @@ def slices(
 ) -> "pd.DataFrame":
     """Return base, system and their paired difference on parts of the questions.
 
-    The intervals are each slice's own: of 20 slices one is expected to exclude 0 by chance.
+    What does not split the questions, such as the document where there is but one, is left out. The intervals are each slice's own: of 20 slices one is expected to exclude 0 by chance.
 
     Args:
         comparison: from `compare_models`.
@@ -208,6 +208,8 @@ def slices(
     attributes = question_attributes(comparison.datasets[question_set], nodes)
     rows = []
     for name in attributes:
+        if attributes[name].nunique() < 2:
+            continue
         for group, part in attributes.groupby(name, sort=True):
             one, other = before.loc[part.index, metric].to_numpy(), after.loc[part.index, metric].to_numpy()
             low, high = bootstrap_intervals(other - one, after.loc[part.index, "cluster"])
@@ -215,7 +217,8 @@ def slices(
                 {"slice": name, "group": group, "questions": len(part), "base": one.mean(), "system": other.mean(),
                  "difference": (other - one).mean(), "low": low[0], "high": high[0]}
             )  # fmt: skip
-    return pd.DataFrame(rows)
+    columns = ["slice", "group", "questions", "base", "system", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def similarities(dataset, model, *, bf16: bool | None = False, cache=None) -> "pd.DataFrame":

@@ -23,7 +23,6 @@ def _figure(width: float = 7.0, height: float = 4.0, columns: int = 1, rows: int
     figure = Figure(figsize=(width, height), layout="constrained", dpi=100)
     axes = figure.subplots(rows, columns, **options)
     for ax in np.ravel(axes):
-        ax.title.set_fontsize("medium")
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="y", alpha=0.3, linewidth=0.6)
         ax.set_axisbelow(True)
@@ -80,7 +79,7 @@ def plot_metrics(
         ax.grid(axis="x", alpha=0.3, linewidth=0.6)
     np.ravel(axes)[0].invert_yaxis()
     count = int(rows.questions.iloc[0])
-    figure.suptitle(f"Mean and 95 % interval of each system — {count} {question_set} questions", fontsize="medium")
+    figure.suptitle(f"Mean and 95 % interval of each system — {count} {question_set} questions", fontsize="large")
     return figure
 
 
@@ -144,7 +143,7 @@ RANK_BUCKETS = ((1, 1), (2, 3), (4, 5), (6, 10), (11, 100))
 
 
 def plot_rank_shift(per_query: "pd.DataFrame", base: str, system: str, question_set: str | None = None) -> "Figure":
-    """Plot where the right chunk ranked with the base and where it ranks now, as a table of counts.
+    """Plot where the right chunk ranked with the base and where it ranks now, as a table of counts by groups of ranks.
 
     Args:
         per_query: `Comparison.per_query`.
@@ -172,7 +171,8 @@ def plot_rank_shift(per_query: "pd.DataFrame", base: str, system: str, question_
     ax.plot([-0.5, len(labels) - 0.5], [-0.5, len(labels) - 0.5], color=COLOURS[2], linestyle="--", linewidth=1)
     up, down = int(np.tril(counts, -1).sum()), int(np.triu(counts, 1).sum())
     ax.set(
-        title=f"{up} right chunks moved up (below the line), {down} down\n{counts.sum()} {question_set} questions",
+        title=f"{up} right chunks moved to a better group of ranks (below\nthe line), {down} to a worse one "
+        f"— {counts.sum()} {question_set} questions",
         xlabel=f"rank of the right chunk, {system}", ylabel=f"rank of the right chunk, {base}",
         xticks=range(len(labels)), yticks=range(len(labels)), xticklabels=labels, yticklabels=labels,
     )  # fmt: skip
@@ -186,17 +186,20 @@ def plot_similarities(similarities: "dict[str, pd.DataFrame]") -> "Figure":
     Args:
         similarities: system -> result of `nbutils.analysis.similarities` (columns `right`, `wrong`).
     """
-    figure, axes = _figure(4.2 * len(similarities) + 0.6, 3.8, columns=len(similarities), sharex=True, sharey=True)
+    figure, axes = _figure(
+        max(6.5, 4.2 * len(similarities) + 0.6), 3.8, columns=len(similarities), sharex=True, sharey=True
+    )
     everything = np.concatenate([frame[["right", "wrong"]].to_numpy().ravel() for frame in similarities.values()])
     bins = np.linspace(np.nanmin(everything), np.nanmax(everything), 31)
     for ax, (system, frame) in zip(np.ravel(axes), similarities.items(), strict=True):
         ax.hist(frame.wrong.dropna(), bins=bins, color="#bbbbbb", hatch="///", edgecolor="white", label="nearest wrong")
         ax.hist(frame.right, bins=bins, histtype="step", linewidth=2, color=COLOURS[1], label="right")
         gap = (frame.right - frame.wrong).median()
-        ax.set(title=f"{system}: median gap {gap:+.3f}", xlabel="cosine similarity to the question")
+        ax.set_title(f"{system}: median gap {gap:+.3f}", fontsize="medium")
+        ax.set_xlabel("cosine similarity to the question")
     np.ravel(axes)[0].set_ylabel("number of questions")
     np.ravel(axes)[0].legend(title="chunk", fontsize="small")
-    figure.suptitle("A good model sets the right chunk apart from the nearest wrong one", fontsize="medium")
+    figure.suptitle("A good model sets the right chunk apart from the nearest wrong one", fontsize="large")
     return figure
 
 
@@ -207,7 +210,7 @@ def plot_map(points: "dict[str, pd.DataFrame]", lines: int = 40) -> "Figure":
         points: system -> result of `nbutils.analysis.map_points`.
         lines: questions to draw a line for.
     """
-    figure, axes = _figure(4.8 * len(points), 4.6, columns=len(points))
+    figure, axes = _figure(max(6.5, 4.8 * len(points)), 4.6, columns=len(points))
     for ax, (system, frame) in zip(np.ravel(axes), points.items(), strict=True):
         chunks, questions = frame[frame.kind == "chunk"], frame[frame.kind == "question"]
         place = chunks.set_index("id")[["x", "y"]]
@@ -218,9 +221,10 @@ def plot_map(points: "dict[str, pd.DataFrame]", lines: int = 40) -> "Figure":
             chunks.x, chunks.y, s=22, marker="s", facecolor="none", edgecolor=COLOURS[0], label="chunk", zorder=2
         )
         ax.scatter(questions.x, questions.y, s=10, marker="o", color=COLOURS[2], label="question", zorder=3)
-        ax.set(title=system, xlabel="first principal component", ylabel="second principal component")
+        ax.set_title(system, fontsize="medium")
+        ax.set(xlabel="first principal component", ylabel="second principal component")
     np.ravel(axes)[0].legend(fontsize="small")
-    figure.suptitle("Map of chunks and questions; a line joins a question and its chunk", fontsize="medium")
+    figure.suptitle("Map of chunks and questions; a line joins a question and its chunk", fontsize="large")
     return figure
 
 
@@ -237,10 +241,8 @@ def plot_size_curve(sizes: "pd.DataFrame", metric: str = "ndcg@10") -> "Figure":
         style = {"float32": "-", "int8": "--", "binary": ":"}.get(precision, "-.")
         i = systems.index(system)
         part = part.sort_values("bytes")
-        ax.plot(
-            part.bytes, part.value, linestyle=style, color=COLOURS[i], marker=MARKERS[i], label=f"{system}, {precision}"
-        )
-        ax.fill_between(part.bytes, part.low, part.high, color=COLOURS[i], alpha=0.06)
+        ax.plot(part.bytes, part.value, label=f"{system}, {precision}", **(_style(i) | {"linestyle": style}))
+        ax.fill_between(part.bytes, part.low, part.high, color=COLOURS[i % 7], alpha=0.06)
     ax.set_xscale("log", base=2)
     ax.set(
         title="What smaller vectors cost:\nfewer dimensions along a line, fewer bits between lines",
@@ -270,6 +272,7 @@ def plot_slices(slices: "pd.DataFrame", metric: str = "mrr@10", least: int = 5) 
     ax.set(
         title="Right of 0 fine-tuning helps, left it hurts",
         xlabel=f"difference in {metric} from the base, 95 % interval",
+        ylabel="part of the questions (their number)",
         yticks=range(len(rows)),
         yticklabels=[f"{row.slice}: {row.group} ({row.questions})" for row in rows.itertuples()],
     )

@@ -183,7 +183,7 @@ def _nanobeir(notes: list[str]) -> dict[str, object]:
 
         evaluators = NanoBEIREvaluator().evaluators
     except Exception as error:  # any failure to reach the hub leaves this optional set out, and says so
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         notes.append(f"NanoBEIR was left out: the hub could not be read ({reason}).")
         return {}
     return {
@@ -335,7 +335,7 @@ def verdict(
     lines = [_sure(e, metric, margin) for e in (main, *others)]
     if longer:
         lines.append(_sure(by[decisive, tuned, longer], metric, margin))
-    lines += [_sure(e, metric, margin) for e in (words, both, alone) if e is not None]
+    lines += [_sure(e, metric, margin) for e in (words, both, alone if ahead else None) if e is not None]
     lines += [_wording(name, share) for name, share in wording.items()]
     lines += filter(None, warnings)
     lines += _where(slices)

@@ -609,6 +609,9 @@ def test_slices_split_the_questions_and_agree_with_the_whole(comparison):
         mean = (part.difference * part.questions).sum() / part.questions.sum()
         assert mean == pytest.approx(whole.difference.item())
     assert "document" not in question_attributes(dataset)
+    for node in nodes:
+        node.metadata["file_name"] = "only.pdf"
+    assert "document" not in set(slices(comparison, nodes, "synthetic", "BM25").slice)
 
 
 def test_similarities_map_and_size_curve(general, model):

@@ -48,12 +48,12 @@ def points() -> pd.DataFrame:
     )  # fmt: skip
 
 
-def sizes() -> pd.DataFrame:
+def sizes(systems=("base", "fine-tuned")) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"system": system, "dimensions": d, "precision": precision, "bytes": d * bits // 8,
              "value": 0.5, "low": 0.4, "high": 0.6}
-            for system in ("base", "fine-tuned") for d in (32, 64)
+            for system in systems for d in (32, 64)
             for precision, bits in (("float32", 32), ("int8", 8), ("binary", 1))
         ]
     )  # fmt: skip
@@ -78,8 +78,12 @@ FIGURES = {
     "rank shift": lambda: plots.plot_rank_shift(per_query(), "base", "fine-tuned"),
     "similarities": lambda: plots.plot_similarities({"base": near(), "fine-tuned": near()}),
     "map": lambda: plots.plot_map({"base": points(), "fine-tuned": points()}),
+    "map of one": lambda: plots.plot_map({"base": points()}),
+    "similarities of one": lambda: plots.plot_similarities({"base": near()}),
     "sizes": lambda: plots.plot_size_curve(sizes()),
+    "sizes of many": lambda: plots.plot_size_curve(sizes([f"model {i}" for i in range(9)])),
     "slices": lambda: plots.plot_slices(parts()),
+    "no slices": lambda: plots.plot_slices(parts().iloc[:0]),
     "overlap": lambda: plots.plot_wording_overlap({"gold": pd.Series(RNG.random(9)), "other": pd.Series([0.5, None])}),
 }
 
@@ -105,6 +109,12 @@ def test_no_title_is_cut_off(name):
         box = text.get_window_extent()
         if text.get_text():
             assert box.x0 >= 0 and box.x1 <= figure.bbox.width, text.get_text()
+
+
+@pytest.mark.parametrize("name", ["similarities", "map"])
+def test_the_figures_title_is_larger_than_its_panels(name):
+    figure = FIGURES[name]()
+    assert figure._suptitle.get_fontsize() > max(ax.title.get_fontsize() for ax in figure.axes)
 
 
 def test_lines_differ_by_more_than_colour():
