@@ -83,7 +83,13 @@ def _rows(path: Path) -> list[tuple[int, dict]]:
         raise UserError(f"{path} is not UTF-8 text. Save it as CSV with UTF-8 encoding.") from error
     try:
         if path.suffix.lower() in (".jsonl", ".ndjson"):
-            rows = [(i, json.loads(line)) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+            rows = []
+            for number, line in enumerate(text.split("\n"), 1):
+                if line.strip():
+                    try:
+                        rows.append((number, json.loads(line)))
+                    except json.JSONDecodeError as error:
+                        raise UserError(f"{path}, row {number} is no JSON object: {error.msg}.") from error
         elif path.suffix.lower() == ".json":
             data = json.loads(text)
             data = data.get("questions", data) if isinstance(data, dict) else data
@@ -96,16 +102,18 @@ def _rows(path: Path) -> list[tuple[int, dict]]:
             reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=dialect.delimiter, strict=True)
             rows, before = [], 1
             for row in reader:
+                if None in row:
+                    raise UserError(
+                        f"{path}, row {before + 1} has more cells than the header. Put text that holds "
+                        f"{dialect.delimiter!r} in quotation marks."
+                    )
                 rows.append((before + 1, row))
                 before = reader.line_num
     except (json.JSONDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as {path.suffix or 'CSV'}: {error}.") from error
     if not all(isinstance(row, dict) for _, row in rows):
         raise UserError(f"{path}: each entry must be an object with 'question' and 'pages', 'chunk' or 'quote'.")
-    return [
-        (number, {str(key).strip().lower(): value for key, value in row.items() if key is not None})
-        for number, row in rows
-    ]
+    return [(number, {str(key).strip().lower(): value for key, value in row.items()}) for number, row in rows]
 
 
 def _cell(row: dict, *names: str) -> str:

@@ -686,6 +686,7 @@ def test_gold_questions_from_json(tmp_path, nodes, suffix):
         ("question,quote\nWhen?,never written anywhere at all\n", r"row 2: the quote .* stands nowhere"),
         ("question,pages,file\nWhen?,1,other.pdf\n", r"row 2: there is no document 'other\.pdf'"),
         ("question,pages\n", "holds no question"),
+        ("question,quote\nWhen, in 1921?,one wooden steamer\n", r"row 2 has more cells than the header.*','"),
         ('question,pages\n"multi\nline",1\n"When?",77\n', r"row 4: page 77"),
     ],
 )
@@ -699,6 +700,8 @@ def test_gold_files_that_cannot_be_read(tmp_path, nodes):
         load_gold_questions(tmp_path / "none.csv", nodes)
     with pytest.raises(UserError, match=r"cannot be read as \.json"):
         load_gold_questions(gold_file(tmp_path / "g.json", "[{]"), nodes)
+    with pytest.raises(UserError, match=r"g\.jsonl, row 3 is no JSON object"):
+        load_gold_questions(gold_file(tmp_path / "g.jsonl", '{"question": "?", "page": 1}\n\n{oops\n'), nodes)
     (tmp_path / "latin.csv").write_bytes("question,pages\nWährung?,1\n".encode("latin-1"))
     with pytest.raises(UserError, match="not UTF-8"):
         load_gold_questions(tmp_path / "latin.csv", nodes)
