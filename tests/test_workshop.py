@@ -135,11 +135,17 @@ def test_a_checkpoint_brings_what_a_notebook_needs_and_keeps_what_was_there(work
     assert list(run.read()["steps"]) == [step.name for step in CHAIN[:2]]
     assert (outputs_root() / "tutorial-before" / "mine.txt").exists()
 
-    assert checkpoint.main([str(ready.folder), "6"]) == 0
-    assert (run.folder / "model" / "modules.json").read_text() == "model/modules.json"
-    assert (outputs_root() / "tutorial-before-2" / "train_dataset.json").exists()
+    ready.path("dev_dataset.json").write_text("dev")
+    assert checkpoint.main([str(ready.folder), "4"]) == 0
+    assert (run.folder / "dev_dataset.json").exists()
+    assert not (run.folder / "results").exists()
 
-    assert checkpoint.main([str(ready.folder), "5"]) == 2
+    assert checkpoint.main([str(ready.folder), "6"]) == 0
+    assert (run.folder / "results" / "metrics.csv").exists()
+    assert (run.folder / "model" / "modules.json").read_text() == "model/modules.json"
+    assert (outputs_root() / "tutorial-before-3" / "train_dataset.json").exists()
+
+    assert checkpoint.main([str(ready.folder), "7"]) == 2
     assert checkpoint.main([str(tmp_path / "nowhere"), "2"]) == 2
     assert (run.folder / "model").exists()
     assert "is missing" in capsys.readouterr().err

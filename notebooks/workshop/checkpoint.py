@@ -1,7 +1,7 @@
 """Put what a notebook needs into a run's folder, from a run that was made beforehand.
 
     python notebooks/workshop/checkpoint.py READY 3     # READY: the prepared folder, outputs/tutorial of another machine
-                                                        # 3: the notebook to go on with (2, 3, 4 or 6)
+                                                        # 3: the notebook to go on with (2 to 6)
 
 What the run's folder held is kept beside it.
 """
@@ -22,10 +22,12 @@ def restore(ready: Path, step: int, name: str = "tutorial") -> Run:
     Raises:
         UserError: there is no such step, or the prepared folder lacks a file.
     """
-    if step not in (2, 3, 4, 6):
-        raise UserError(f"There is nothing to fetch for notebook {step}. Use 2, 3, 4 or 6.")
-    before = [each for each in CHAIN if int(each.name[:2]) < min(step, 4)]
-    files = [file.split("/")[0] if file.startswith("model/") else file for each in before for file in each.makes]
+    if step not in range(2, 7):
+        raise UserError(f"There is nothing to fetch for notebook {step}. Use 2, 3, 4, 5 or 6.")
+    before = CHAIN[: step - 1]
+    files = list(dict.fromkeys(file.split("/")[0] for each in before for file in each.makes))  # folders as a whole
+    if "model" in files and (ready / "dev_dataset.json").exists():
+        files.append("dev_dataset.json")
     for file in ["run.json", *files]:
         if not (ready / file).exists():
             raise UserError(f"{ready / file} is missing. Prepare the folder with `nbutils run --name tutorial`.")
