@@ -1,6 +1,7 @@
 """Replies of every shape, and the questions in them."""
 
 import json
+import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -46,7 +47,44 @@ Q1, Q2, Q3 = "What was Lyft's revenue in 2021?", "2023 revenue by segment", "How
         (f"1. “{Q1}”\n2. „{Q2}“", [Q1, Q2]),
         (f"1. «{Q1}»\n2. `{Q2}`", [Q1, Q2]),
         (f"Keywords: {Q2}\nPlain question: {Q1}", [Q2, Q1]),
-        (f"1. (Keywords) {Q2}\n2. {Q1}", ["(Keywords) " + Q2, Q1]),
+        (f"1. (Keywords) {Q2}\n2. {Q1}", [Q2, Q1]),
+        (f"1. [Keywords] {Q2}\n2. [Plain question] {Q1}", [Q2, Q1]),
+        (f"1. {Q2} (keywords)\n2. {Q1} *(a plain question)*", [Q2, Q1]),
+        (f"1. **Keywords**: {Q2}\n2. *Paraphrase*: {Q1}", [Q2, Q1]),
+        (f"1. A few search keywords, not a sentence: {Q2}\n2. A plain question in everyday words:\n   {Q1}", [Q2, Q1]),
+        (f"1. **Keywords**\n   - {Q2}\n2. **Plain question**\n   - {Q1}", [Q2, Q1]),
+        (f"**1. Keywords**\n{Q2}\n\n**2. Plain question**\n{Q1}", [Q2, Q1]),
+        (f"Question 1 (short keywords): {Q2}\nQuestion 2 (plain): {Q1}", [Q2, Q1]),
+        (f"Keyword query: {Q2}\nNatural language question: {Q1}", [Q2, Q1]),
+        (f"Stichwörter: {Q2}\nFrage: {Q1}", [Q2, Q1]),
+        (f"Mots-clés : {Q2}\nQuestion : {Q1}", [Q2, Q1]),
+        (f"1.{Q1}\n2.{Q3}", [Q1, Q3]),
+        (f"1){Q1}\n2){Q3}", [Q1, Q3]),
+        (f"1.) {Q1}\n2.) {Q2}", [Q1, Q2]),
+        (f"1\\. {Q1}\n2\\. {Q2}", [Q1, Q2]),
+        (f"1\ufe0f\u20e3 {Q1}\n2\ufe0f\u20e3 {Q2}", [Q1, Q2]),
+        (f"1 {Q1}\n2 {Q3}", [Q1, Q3]),
+        (f"#1: {Q1}\n#2: {Q2}", [Q1, Q2]),
+        (f"A. {Q1}\nB. {Q2}", [Q1, Q2]),
+        (f"I. {Q1}\nII. {Q2}", [Q1, Q2]),
+        (f"0. {Q1}\n1. {Q2}", [Q1, Q2]),
+        (f"**Q1**: {Q1}\n**Q2**: {Q2}", [Q1, Q2]),
+        (f"[Q1] {Q1}\n[Q2] {Q2}", [Q1, Q2]),
+        (f"First question: {Q1}\nSecond question: {Q2}", [Q1, Q2]),
+        (f"### Question 1: Revenue\n{Q1}\n### Question 2: Drivers\n{Q3}", [Q1, Q3]),
+        (f"## Questions\n{Q1}\n{Q2}", [Q1, Q2]),
+        (f"**Search queries**\n\n{Q1}\n{Q2}", [Q1, Q2]),
+        (f"- [ ] {Q1}\n- [ ] {Q2}", [Q1, Q2]),
+        (f"-{Q1}\n-{Q3}", [Q1, Q3]),
+        (f"❓ {Q1}\n❓ {Q2}", [Q1, Q2]),
+        (f"| # | Style | Query |\n|---|---|---|\n| 1 | keywords | {Q2} |\n| 2 | plain | {Q1} |", [Q2, Q1]),
+        (f"<questions>\n<q>{Q1}</q>\n<q>{Q2}</q>\n</questions>", [Q1, Q2]),
+        (f"<|channel|>analysis<|message|>Two.<|end|><|channel|>final<|message|>1. {Q1}\n2. {Q2}<|return|>", [Q1, Q2]),
+        (f"<reasoning>\nAsk of revenue.\n</reasoning>\n{Q1}\n{Q2}", [Q1, Q2]),
+        (f"Q1: {Q1} Q2: {Q3}", [Q1, Q3]),
+        (f"1. {Q1}<br>2. {Q2}", [Q1, Q2]),
+        (f"1. {Q1}\\n2. {Q2}", [Q1, Q2]),
+        ('1. "Why "Prime Time"?"\n2. "Lyft" vs "Uber"', ['Why "Prime Time"?', '"Lyft" vs "Uber"']),
         (f"1. {Q1} 2. {Q2}", [Q1, Q2]),
         (f"```\n1. {Q1}\n2. {Q2}\n```", [Q1, Q2]),
         (f"```text\n{Q1}\n{Q2}\n```", [Q1, Q2]),
@@ -72,6 +110,15 @@ Q1, Q2, Q3 = "What was Lyft's revenue in 2021?", "2023 revenue by segment", "How
         (f"1. {Q1}\n   Answer: 3.2 billion\n2. {Q2}\n   Answer: none", [Q1, Q2]),
         (f"1. {Q1}\n   - a specific figure\n2. {Q2}\n   - keywords", [Q1, Q2]),
         (f"**Keywords**\n- {Q2}\n\n**Plain question**\n- {Q1}", [Q2, Q1]),
+        (f"1. {Q1}\n   a) 3.2\n   b) 4.1\n2. {Q3}\n   a) many\n   b) few", [Q1, Q3]),
+        (f"1. {Q1}\n   Rationale: a figure.\n2. {Q2}\n   (This is a keyword query.)", [Q1, Q2]),
+        (f"1. {Q1} (Answer: 3.2 billion)\n2. {Q3} (Answer: few)", [Q1, Q3]),
+        (f"Questions:\n1. {Q1}\n\nAnswers:\n1. 3.2 billion", [Q1]),
+        (f"Question 1:\n\n{Q1}\n\nAnswer:\n\n3.2 billion.\n\nQuestion 2:\n\n{Q2}\n\nAnswer:\n\nSee above.", [Q1, Q2]),
+        (f"{Q2}\n\nBoth queries are self-contained and in English.", [Q2]),
+        (f"{Q2}\n\nI kept the queries short, as asked.", [Q2]),
+        (f"{Q1}\n\nMöchten Sie weitere Fragen?", [Q1]),
+        (f"{Q1}\n\n希望这些问题对您有帮助。", [Q1]),
         (f"Hier sind zwei Fragen:\n1. {Q1}\n2. {Q2}", [Q1, Q2]),
         (f"Voici deux questions :\n{Q1}\n{Q2}", [Q1, Q2]),
         (f"以下是两个问题：\n{Q1}\n{Q2}", [Q1, Q2]),
@@ -85,6 +132,13 @@ Q1, Q2, Q3 = "What was Lyft's revenue in 2021?", "2023 revenue by segment", "How
         (f"```json\n{json.dumps([Q1, Q2], indent=1)}\n```", [Q1, Q2]),
         (f"Sure, here is the JSON:\n{json.dumps([Q1, Q2])}\nAnything else?", [Q1, Q2]),
         (f'{{"question": "{Q1}"}}\n{{"question": "{Q2}"}}', [Q1, Q2]),
+        (json.dumps({"summary": "Of Lyft.", "keywords": ["x"], "questions": [Q1, Q2]}), [Q1, Q2]),
+        (json.dumps([{"frage": Q1, "antwort": "x"}, {"frage": Q2, "antwort": "y"}]), [Q1, Q2]),
+        (json.dumps([{"style": "search keywords", "value": Q2}, {"style": "plain question", "value": Q1}]), [Q2, Q1]),
+        (json.dumps([f"1. {Q1}", f"2. {Q2}"]), [Q1, Q2]),
+        (str([Q1.replace("'", ""), Q2]), [Q1.replace("'", ""), Q2]),
+        (f'questions = [\n  "{Q1}",\n  "{Q2}",\n]', [Q1, Q2]),
+        ('{"queries": ["what is "Prime Time" at Lyft", "lyft fees"]}', ['what is "Prime Time" at Lyft', "lyft fees"]),
         (f'["{Q1}", "{Q2}", "How many dri', [Q1, Q2]),
         (f'{{"questions": [\n  "{Q1}",\n  "{Q2}",\n]}}', [Q1, Q2]),
         # other scripts
@@ -94,6 +148,8 @@ Q1, Q2, Q3 = "What was Lyft's revenue in 2021?", "2023 revenue by segment", "How
         ("问题1：公司的收入是多少？\n问题2：谁是首席执行官？", ["公司的收入是多少？", "谁是首席执行官？"]),
         ("١. ما هي إيرادات الشركة؟\n٢. من هو الرئيس؟", ["ما هي إيرادات الشركة؟", "من هو الرئيس؟"]),
         ("1. Какова выручка компании?\n2. Кто директор?", ["Какова выручка компании?", "Кто директор?"]),
+        ("一、收入是多少？\n二、谁是总裁？", ["收入是多少？", "谁是总裁？"]),
+        ("प्रश्न 1: आय कितनी थी?\nप्रश्न 2: निदेशक कौन है?", ["आय कितनी थी?", "निदेशक कौन है?"]),
         ("Frage 1: Wie hoch ist der Umsatz?\nFrage 2: Wer?", ["Wie hoch ist der Umsatz?", "Wer?"]),
         ("¿Cuál fue el ingreso?\n¿Quién dirige la empresa?", ["¿Cuál fue el ingreso?", "¿Quién dirige la empresa?"]),
     ],
@@ -128,10 +184,30 @@ def test_known_shapes(reply, expected):
         "E. coli outbreak response",
         "I. G. Farben successor companies",
         "the following distance rule for trucks",
+        "12. Februar 2021 Bilanz",
+        "Umsatz im 2. Quartal",
+        "c) clause meaning",
+        "a) or b) preferred shares",
+        "2 - 3 year outlook",
+        "__init__ method",
+        "1 bedroom rent in Boston",
+        "E. coli outbreak",
+        "Let's Encrypt certificate renewal",
+        "I have a flat tire, what now",
+        "i'm a driver how do i get a 1099",
+        "Sure Start programme cost",
+        "ecco shoes revenue",
+        "claro colombia suscriptores",
+        "Explain how revenue is recognised.",
+        "As a teacher, how would you explain goodwill?",
+        "Which of the following are questions of law?",
+        "Do you need more than one licence?",
+        'How to write {"a": 1} in YAML?',
     ],
 )
 def test_what_belongs_to_a_question_stays(question):
     assert parse_questions(question, 2) == [question]
+    assert parse_questions(f"{Q3}\n{question}", 2) == [Q3, question]
     assert parse_questions(f"1. {question}\n2. {Q3}", 2) == [question, Q3]
     assert parse_questions(f"- {question}\n- {Q3}", 2) == [question, Q3]
     assert parse_questions(json.dumps([question, Q3]), 2) == [question, Q3]
@@ -157,6 +233,14 @@ def test_what_belongs_to_a_question_stays(question):
         "Sure! Here are two questions:",
         "Here are two questions based on the passage:",
         "Unfortunately the passage holds nothing to ask about.",
+        "NONE. The passage is a table of contents.",
+        "The passage is a table of contents, so no one would search for it.",
+        "There is nothing to ask.",
+        "Could you please provide the passage?",
+        "No search queries can be made for this passage.",
+        "Es gibt keine passenden Fragen.",
+        "无",
+        "null",
         "---",
         "1.\n2.",
     ],
@@ -190,7 +274,7 @@ MARKS = [
     lambda i, q: f"**{i}.** {q}", lambda i, q: f"**{i}. {q}**", lambda i, q: f"{i}. **{q}**",
     lambda i, q: f'{i}. "{q}"',
     lambda i, q: f"**Q{i}:** {q}", lambda i, q: f"  {i}.  {q}  ", lambda i, q: q, lambda i, q: f"**{q}**",
-    lambda i, q: f"#### {i}. {q}", lambda i, q: f"{i}.\n{q}",
+    lambda i, q: f"{i}.) {q}", lambda i, q: f"**Q{i}**: {q}", lambda i, q: f"[Q{i}] {q}", lambda i, q: f"#### {i}. {q}", lambda i, q: f"{i}.\n{q}",
 ]  # fmt: skip
 PREAMBLES = [
     "", "Here are the questions:\n", "Sure! Here you go:\n\n", "Certainly, here are some queries.\n\n",
@@ -252,6 +336,15 @@ def test_any_text_is_survived(reply, limit):
     for question in found:
         assert question == " ".join(question.split())
         assert any(character.isalnum() for character in question)
+
+
+@pytest.mark.parametrize(
+    "text", ["*", "\n", "\n ", " ", '"', "[", "_", "- ", "1. ", '"a", ', "查询", '{"a": "b", ', "foo\n"]
+)
+def test_a_model_that_repeats_itself_costs_no_time(text):
+    started = time.perf_counter()
+    parse_questions("What is x?\n" + text * (20_000 // len(text)), 2)
+    assert time.perf_counter() - started < 2
 
 
 @settings(max_examples=200, deadline=None)
