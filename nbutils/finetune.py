@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 DEV_SCORE = "dev_ndcg@10"
 LENGTH_THAT_PAYS = 512  # tokens; see benchmarks/finetune_speed.py
-DEV_CORPUS_LIMIT = 2000  # chunks that a development question is searched in at most
+DEV_DISTRACTORS = 200  # chunks besides the right ones that development questions are searched in at most
 
 
 def search_scores(model: SentenceTransformer, dataset: Any, queries: list[str] | None = None) -> dict[str, float]:
@@ -51,7 +51,7 @@ def search_scores(model: SentenceTransformer, dataset: Any, queries: list[str] |
     Args:
         model: the model that embeds both.
         dataset: anything with `queries`, `corpus` and `relevant_docs`.
-        queries: ids of the questions to ask; default is all. With these, at most 2,000 other chunks are searched.
+        queries: ids of the questions to ask; default is all. With these, at most 200 chunks are searched besides theirs.
 
     Returns:
         hit@5, mrr@10 and ndcg@10, each a mean over the questions between 0 and 1.
@@ -60,7 +60,7 @@ def search_scores(model: SentenceTransformer, dataset: Any, queries: list[str] |
     needed = {chunk_id for query_id in asked for chunk_id in dataset.relevant_docs[query_id]}
     others = [chunk_id for chunk_id in dataset.corpus if chunk_id not in needed]
     if queries is not None:
-        others = others[:: max(1, math.ceil(len(others) / DEV_CORPUS_LIMIT))]
+        others = others[:: max(1, math.ceil(len(others) / DEV_DISTRACTORS))]
     chunk_ids = [*needed, *others]
     row = {chunk_id: number for number, chunk_id in enumerate(chunk_ids)}
     relevant = [[row[chunk_id] for chunk_id in dataset.relevant_docs[query_id]] for query_id in asked]
@@ -391,8 +391,8 @@ class SentenceTransformersFinetuneEngine:
     def finetune(self, **train_kwargs: Any) -> None:
         """Train, keep the best model seen on the development split, and write it to `model_output_path`.
 
-        Ctrl-C stops early and keeps the best so far. If no evaluation beats the base model, the base is written
-        and `summary["kept"]` says so.
+        Ctrl-C stops early and keeps the best so far. If no evaluation beats the base model, as shipped or reading
+        as far as the fine-tuned one, the base is written and `summary["kept"]` says so.
 
         Args:
             train_kwargs: epochs, batch_size, learning_rate, evaluation_steps, show_progress_bar, save_checkpoints,
@@ -446,8 +446,12 @@ class SentenceTransformersFinetuneEngine:
         if not stopped and trainer.state.global_step < trainer.state.max_steps:
             stopped = "no gain"
         self.model = trainer.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        kept = "fine-tuned" if recorder.best_weights is not None else "base"
-        self.model.load_state_dict(recorder.best_weights or self._base_weights)
+        shipped_is_best = as_shipped.get(DEV_SCORE, 0) > recorder.best.get(DEV_SCORE, 0)
+        kept = "base" if recorder.best_weights is None or shipped_is_best else "fine-tuned"
+        self.model.load_state_dict(self._base_weights if kept == "base" else recorder.best_weights)
+        if shipped_is_best:
+            recorder.best, recorder.best_step = as_shipped, 0
+            self.model.max_seq_length = self.shipped_max_seq_length
         if self.lora_rank:
             self._merge_lora()
         if trainer.is_world_process_zero():
