@@ -1,6 +1,7 @@
 """The command line: `nbutils run`, `nbutils params`, `nbutils report`, …; one thin function a command."""
 
 import argparse
+import signal
 import sys
 
 from nbutils import runs
@@ -8,7 +9,7 @@ from nbutils.common import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit status: 0 done, 1 a step failed, 2 wrong input."""
+    """Run a command and return its exit status: 0 done, 1 a step failed, 2 wrong input, 130 stopped."""
     parser = argparse.ArgumentParser(prog="nbutils", description="Fine-tune an embedding model on your own documents.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -63,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     command.set_defaults(function=notebooks)
 
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers send it
     try:
         return options.function(options) or 0
     except UserError as error:

@@ -14,6 +14,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unicodedata
@@ -317,7 +318,11 @@ def run_one(
     begun, limit = time.monotonic(), planned.timeout or timeout
     environment = dict(os.environ) | dict.fromkeys(THREAD_VARIABLES, str(threads or _threads_here()))
     peak, reason = 0, None
-    with open(folder / "log.txt", "wb") as log:
+    with (
+        open(folder / "log.txt", "wb") as log,
+        tempfile.TemporaryDirectory(prefix="nbutils-", ignore_cleanup_errors=True) as temporary,
+    ):
+        environment["TMPDIR"] = temporary  # a killed kernel leaves files there
         worker = subprocess.Popen(
             [sys.executable, "-m", "nbutils.batch", str(folder)],
             stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
@@ -550,7 +555,7 @@ def run_batch(
     Raises:
         UserError: an argument that cannot be, a finished run of another batch would be replaced, the batch is being
             run already, or the scheduler does not answer.
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, once the runs are ended; the record says how far they were.
+        KeyboardInterrupt: on Ctrl-C, once the runs are ended; the record says how far they were.
     """
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}; it must be 1 or more.")
@@ -576,7 +581,7 @@ def run_batch(
         if todo and not dask:
             options["memory"] = memory or _memory_share(jobs)
             options["threads"] = max(1, _cores() // jobs)
-        with _sigterm_interrupts(), _engine(jobs, dask) as engine, _view(batch, len(todo), say, root) as view:
+        with _engine(jobs, dask) as engine, _view(batch, len(todo), say, root) as view:
             futures = {engine.submit(run_one, planned, root, **options): planned for planned in todo}
             try:
                 _follow(batch, futures, view)
@@ -666,23 +671,6 @@ def _memory_share(jobs: int) -> float:
     import psutil
 
     return 0.9 * psutil.virtual_memory().total / GIBIBYTE / jobs
-
-
-@contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Treat SIGTERM, which schedulers send, as Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 # What people see

@@ -11,6 +11,8 @@ import json
 import os
 import platform
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -537,7 +539,7 @@ def execute(notebook: str, run: Run, parameters: dict[str, Any], say: Callable[[
         with _bars(run.path(".progress"), say):
             papermill.execute_notebook(
                 str(NOTEBOOKS / f"{notebook}.ipynb"), str(partial), parameters=parameters, kernel_name="python3",
-                progress_bar=False, on_cell_start=cell_started, extra_arguments=["--log-level=ERROR"],
+                progress_bar=False, on_cell_start=cell_started, extra_arguments=["--log-level=CRITICAL"],
             )  # fmt: skip
     finally:
         for key, value in previous.items():
@@ -675,15 +677,17 @@ def closing_table(run: Run) -> "pd.DataFrame | None":
 
 
 def refresh_notebooks(say: Callable[[str], None] = print) -> None:
-    """Run the tutorial and a variant in a temporary folder, and put the executed notebooks, cleaned, in notebooks/.
+    """Run the tutorial, a variant and the workshop's solutions, and put every committed output and figure in its place.
+
+    Those are the executed notebooks, cleaned, in notebooks/ and notebooks/workshop/, the table of exercise 4, and the
+    images in docs/images/ (the screenshot only where there is a Chromium with its driver).
 
     Raises:
-        UserError: a notebook failed; nothing is changed then.
+        UserError: a notebook failed; no notebook is changed then.
     """
     import tempfile
 
-    import nbformat
-
+    workshop, images = PROJECT / "notebooks" / "workshop", PROJECT / "docs" / "images"
     with tempfile.TemporaryDirectory() as folder:
         outputs = Path(folder) / "outputs"
         for name, parameters in (("tutorial", {}), ("chunks_384", {"CHUNK_SIZE": 384, "CHUNK_OVERLAP": 60})):
@@ -691,17 +695,38 @@ def refresh_notebooks(say: Callable[[str], None] = print) -> None:
             if result.status == "failed":
                 raise UserError(f"{result.failed_step}: {result.error}")
         tutorial = Run("tutorial", outputs)
-        for extra in EXTRA_NOTEBOOKS:
-            say(extra)
-            execute(extra, tutorial, {}, say)
-        for name in [*_STEPS, *EXTRA_NOTEBOOKS]:
-            notebook = nbformat.read(tutorial.folder / f"{name}.ipynb", as_version=4)
-            notebook.metadata = {key: notebook.metadata[key] for key in ("kernelspec", "language_info")}
-            for cell in notebook.cells:
-                cell.metadata = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
-                if cell.cell_type == "code":
-                    cell.outputs = [each for each in cell.outputs if not _is_widget(each)]
-            write_atomic(PROJECT / "notebooks" / f"{name}.ipynb", nbformat.writes(notebook) + "\n")
+        make_exercises = [sys.executable, str(workshop / "make_exercises.py")]
+        subprocess.run([*make_exercises, "--evaluation", str(tutorial.folder)], check=True)
+        solutions = [f"workshop/{path.stem}" for path in sorted(workshop.glob("solution_*.ipynb"))]
+        with contextlib.chdir(workshop):
+            for extra in [*EXTRA_NOTEBOOKS, *solutions]:
+                say(extra)
+                execute(extra, tutorial, {}, say)
+        for name in [*_STEPS, *EXTRA_NOTEBOOKS, *solutions]:
+            write_atomic(PROJECT / "notebooks" / f"{name}.ipynb", _clean(tutorial.folder / f"{name}.ipynb"))
+        subprocess.run(make_exercises, check=True)
+        write_atomic(images / "hit_rate_gold.png", tutorial.path("figures", "hit_rate_by_k_gold.png").read_bytes())
+        shots = Path(folder) / "shots"
+        test = [sys.executable, "-m", "pytest", "-q", "-k", "search_box", str(PROJECT / "tests" / "test_browser.py")]
+        environment = {"NBUTILS_SHOTS": str(shots), "NBUTILS_SHOTS_RUN": str(outputs)}
+        subprocess.run(test, cwd=PROJECT, env=os.environ | environment)
+        if (shots / "06_search_box.png").exists():
+            write_atomic(images / "jupyterlab.png", (shots / "06_search_box.png").read_bytes())
+        else:
+            say("The screenshot stays as it was.")
+
+
+def _clean(path: Path) -> str:
+    """Return an executed notebook as it is committed: no metadata but tags, no widgets."""
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata = {key: notebook.metadata[key] for key in ("kernelspec", "language_info")}
+    for cell in notebook.cells:
+        cell.metadata = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
+        if cell.cell_type == "code":
+            cell.outputs = [each for each in cell.outputs if not _is_widget(each)]
+    return nbformat.writes(notebook) + "\n"
 
 
 def _is_widget(output: Mapping[str, Any]) -> bool:
