@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -146,7 +147,11 @@ def test_notebooks_have_prose_for_every_cell_and_no_long_cell(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert len(code) <= len(cells) - len(code)
-    assert max(len([line for line in source.splitlines() if line.strip()]) for source in code) <= 40
+    lines = [len([line for line in source.splitlines() if line.strip()]) for source in code]
+    assert max(lines) <= 40
+    assert statistics.median(lines) <= 6
+    kinds = [cell["cell_type"] for cell in cells]
+    assert ("code", "code") not in itertools.pairwise(kinds)
 
 
 def test_the_hygiene_check_sees_what_it_should(tmp_path):
