@@ -70,15 +70,16 @@ def is_too_short_or_long(question: str, least: int, most: int) -> bool:
 _POINTS_AWAY = re.compile(
     r"""
       \b(?:according\ to|based\ (?:up)?on|(?:stated|described|mentioned|shown|outlined|noted|discussed)\ (?:in|by)
-          |in|from|within|by|per|given|using|with|throughout)
+          |in|context\ of|from|within|by|per|given|using|with|throughout)
         \s+(?:the|this|that|these)\s+(?:(?:given|provided|above|following|preceding|same|attached|whole|entire)\s+)*
         (?:context(?!\ of\b)|passage|excerpt|snippet|paragraph|extract|text(?!\ (?:of|messag))|chunk|source\ text
           |tables?\ (?:above|below|provided|shown)
-          |(?:information|data|details|content|material)\ (?:provided|given|above))\b
+          |(?:\w+\s+)?(?:information|data|details|content|material)\ (?:provided|given|above)(?!\ (?:by|in|to|under)\b))\b
     | \b(?:according\ to|based\ on|stated\ in|described\ in|mentioned\ in|discussed\ in|outlined\ in|provided\ in)
         \s+(?:the|this)\s+(?:document|section|list|table|page|information|statement)\b(?!\s+(?:of|on|for|between|dated)\b)
     | \b(?:the|this)\s+(?:given|provided|above|preceding|aforementioned|following)\s+
-        (?:context|passage|excerpt|text|document|information|table|list|paragraph|section|data|content|chart|figure)\b
+        (?:context|passage|excerpt|text|document|information|table|list|paragraph|section|data|content|chart|figure
+          |schedule)s?\b
     | \bcontext\ (?:information|provided|given)\b
     | \bthis\ (?:passage|excerpt|paragraph|snippet|extract|chunk|table)\b
     | \b(?:does|of|from)\ the\ document\b
@@ -166,7 +167,7 @@ def junk_kind(text: str) -> str:
     dots = sum(len(run) for run in _DOTS.findall(text))
     if len(_LEADER.findall(text)) >= max(5, 0.25 * len(lines)) or dots > 0.3 * len(text):
         return "contents"
-    if len(_SIGNED.findall(text)) >= max(2, size / 100):
+    if len(_SIGNED.findall(text)) >= max(2, size / 70):
         return "signatures"
     if len(_NUMBERED.findall(text)) >= max(5, size / 60) and len(_FILED.findall(text)) >= max(5, size / 60):
         return "exhibits"

@@ -34,6 +34,8 @@ from nbutils.filters import (
         "How did revenue change, as described above?",
         "As a teacher, how would you explain deferred tax?",
         "What is the significance of the number 9 in the given context?",
+        "Give examples of each level from the given tables.",
+        "In the context of the financial information provided, why did sales fall?",
         "Wie hoch war der Umsatz laut dem Text?",
         "Welche der oben genannten Risiken sind neu?",
         "Selon le texte, quel est le chiffre d'affaires ?",
@@ -54,6 +56,8 @@ def test_questions_that_lean_on_an_unseen_text(question):
     [
         "How does Lyft account for text messages sent to riders?",
         "In the context of lease accounting, what is a finance lease?",
+        "Who is liable for the information provided in Exhibit 31.1?",
+        "Is my fare set from the data given by other riders?",
         "What is the text of the arbitration clause?",
         "Which section of the tax code covers parachute payments?",
         "How many tables does the restaurant have?",
@@ -162,6 +166,7 @@ def test_junk_is_told_by_its_kind(text, kind):
     [
         PROSE * 3,
         PROSE * 3 + "As Item 7 says on page 12, the offer was signed /s/ by the chief executive.",
+        PROSE * 4 + "\nBy: /s/ A. Baker\n/s/ C. Dole",
         "Item 1. " + PROSE * 2 + "\nItem 2. " + PROSE * 2,
         "2.1 Voting. " + PROSE + "\n2.2 Shares. " + PROSE + "\n2.3 Rights. " + PROSE,
         "Net revenue was 3,208 in 2021 and 2,364 in 2020. " + PROSE,
