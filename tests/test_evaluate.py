@@ -526,6 +526,21 @@ def test_question_sets_over_one_corpus_embed_it_once(general):
     assert words.calls == len(general.corpus) + len(general.queries)
 
 
+@pytest.mark.parametrize(("right", "weight"), [("dense", 0.6), ("lexical", 0.4), ("both", 0.5)])
+def test_the_hybrid_weight_is_the_one_that_serves_the_development_questions(right, weight):
+    from nbutils.evaluate import _hybrid_weight
+
+    corpus = {f"c{i:02d}": "text" for i in range(99)}
+    dev = EmbeddingQAFinetuneDataset(queries={"q": "?"}, corpus=corpus, relevant_docs={"q": ["c98"]})
+    others, scores = np.arange(1, 98), np.arange(99.0, 0, -1)[None, :]
+    rankings = {}
+    for system, middle, wrong in (("base", others, "lexical"), ("BM25", others[::-1], "dense")):
+        index = [0, *middle, 98] if right == wrong else [98, *middle, 0]
+        rankings[system] = Ranking(np.array([index]), scores)
+    assert _hybrid_weight(dev, rankings, "base") == weight
+    assert _hybrid_weight(None, None, "base") == 0.5
+
+
 def test_compare_models_names_what_is_wrong(general, model):
     with pytest.raises(UserError, match="which is not among the models"):
         compare_models(general, {"a": model}, base="b")
