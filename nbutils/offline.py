@@ -16,7 +16,7 @@ from typing import Any
 from llama_index.core.llms import CompletionResponse, CompletionResponseGen, CustomLLM, LLMMetadata
 from pydantic import PrivateAttr
 
-VERSION = "offline-3"
+VERSION = "offline-4"
 SLOTS = "abc"
 
 _TOKEN = re.compile(r"[^\W\d_]+(?:[-&'./][^\W\d_]+)*|\d[\d,.]*\d%?|\d%?|[^\w\s]")
@@ -530,7 +530,7 @@ class _Draft:
         for i in range(start, min(start + 11, len(tokens) - 2)):
             low = tokens[i].lower()
             if low in lexicon["auxiliary"] and subject:
-                main = next((word for word in tokens[i + 1 :] if not word.endswith("ly")), "").lower()
+                main = next((word for word in tokens[i + 1 :] if not self._is_adverb(word)), "").lower()
                 if low in ("has", "have", "had") and not (main in ("been", "not") or self._is_past(main)):
                     return self._turn(subject, "did" if low == "had" else "do", ["have", *tokens[i + 1 :]])
                 return self._turn(subject, low, tokens[i + 1 :])
@@ -548,6 +548,16 @@ class _Draft:
             if not (low.endswith("ly") and actor):
                 subject.append(tokens[i])
         return None
+
+    def _dangles(self, predicate: list[str]) -> bool:
+        """Whether the last word leads to something that was cut away."""
+        before, last = ([""] + [word.lower() for word in predicate])[-2:]
+        leads = (last[0].isdigit() and before in ("a", "an", "the")) or (last.endswith("ing") and before in self.stop)
+        return last in self.weak or self._is_adverb(last) or leads
+
+    @staticmethod
+    def _is_adverb(word: str) -> bool:
+        return word.endswith("ly") or word.lower() in ("also", "already", "always", "never", "often")
 
     def _is_past(self, word: str) -> bool:
         return self.lexicon["forms"].get(word, ("", ""))[1] in ("past", "participle", "base") or word.endswith("ed")
@@ -574,7 +584,7 @@ class _Draft:
                 after = word
                 break
             predicate.append(token)
-        while predicate and (predicate[-1].lower() in self.weak or predicate[-1].lower().endswith("ly")):
+        while predicate and self._dangles(predicate):
             predicate.pop()
         if sum(not word.endswith("ly") for word in predicate) < 2 or len(predicate) + len(subject) < 4:
             return None

@@ -133,7 +133,7 @@ def test_the_same_seed_gives_the_same_questions_in_another_process(corpus):
 
 def test_another_seed_gives_other_questions_and_another_model_name(corpus):
     one, two = (OfflineQuestionWriter.for_corpus(corpus, seed=seed) for seed in (0, 1))
-    assert one.metadata.model_name == "offline-3" != two.metadata.model_name
+    assert one.metadata.model_name == "offline-4" != two.metadata.model_name
     assert sum(one.questions(text) != two.questions(text) for text in corpus) > 0.9 * len(corpus)
 
 
@@ -240,6 +240,19 @@ def test_copies_no_sentence_and_adds_words_of_its_own(corpus, writer):
             pairs = [f" {a} {b} " in source for a, b in pairwise(asked)]
             borrowed.append(sum(pairs) / max(len(pairs), 1))
     assert sum(borrowed) / len(borrowed) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("sentence", "never"),
+    [
+        ("We have also experienced attacks on our systems in several countries during the year.", r"have also"),
+        ("We have a 90-day return policy for electronic goods bought in our warehouses.", r"a 90\?"),
+        ("We may not be successful in overcoming, and our business could suffer for years.", r"overcoming\?"),
+    ],
+)
+def test_a_question_does_not_end_where_the_sentence_was_cut(writer, sentence, never):
+    asked = [question for n in range(20) for question in writer.questions(f"{sentence} Note {n} tells more.", 4)]
+    assert len(asked) > 40 and not any(re.search(never, question) for question in asked)
 
 
 def test_words_that_a_pdf_reader_ran_together_are_parted():
