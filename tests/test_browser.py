@@ -128,7 +128,7 @@ CODE = "[...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) .jp
 PROMPTS = f"{CODE}.map(cell => cell.querySelector('.jp-InputPrompt').textContent)"
 
 
-def run_all_cells(driver, address: str, seconds: float = 240) -> None:
+def run_all_cells(driver, address: str, seconds: float = 600) -> None:
     """Open a notebook, choose Run > Run All Cells from the menu, and wait until every cell has its number."""
     driver.get(address)
     wait_for(driver, f"{CODE}.length > 3")
