@@ -345,7 +345,7 @@ def compare_models(
         dataset: anything with `queries`, `corpus` and `relevant_docs` (ids, or id -> grade); or a mapping from the
             name of a question set to such a dataset.
         models: system name -> model (a name, a LlamaIndex embedding, a SentenceTransformer; None leaves it out with
-            a note), or a list of models. Unless told otherwise the first is the base, and the one with "tuned" in its
+            a note, as does an `openai:` one without a key or that fails), or a list of models. Unless told otherwise the first is the base, and the one with "tuned" in its
             name, or else the second, the fine-tuned one.
         top_k: one more cut-off for hit rate and recall, beside 1, 3, 5 and 10.
         base: the system that differences are taken from.
@@ -407,11 +407,19 @@ def compare_models(
         costs.append(_cost(system, model, corpus.shape[1], store.embedded - before, time.perf_counter() - start))
 
     lengths = {}
-    for system in progress(names, desc="models", unit="model", disable=not verbose):
-        model = _load(present[system])
+    for system in progress(list(names), desc="models", unit="model", disable=not verbose):
+        try:
+            model = _load(present[system])
+            run(system, model)
+        except Exception as error:  # whatever a service says, the other systems are worth reporting
+            if system in (base, tuned) or not str(present[system]).startswith("openai:"):
+                raise
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            notes.append(f"{system} was left out: {reason}")
+            names.remove(system)
+            continue
         inner = sentence_transformer(model)
         lengths[system] = inner.max_seq_length if inner is not None else None
-        run(system, model)
         del model, inner
     if compared_length and tuned and lengths[base] and lengths[tuned] and lengths[base] != lengths[tuned]:
         model = _load(present[base])

@@ -33,12 +33,13 @@ def test_wrong_input_is_one_sentence_and_status_2(arguments, words, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_missing_file_fails_the_run_with_its_name_and_no_traceback(tmp_path):
+def test_a_missing_file_is_named_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("NBUTILS_OUTPUTS", str(tmp_path / "outputs"))
     done = nbutils("run", "--name", "x", "-p", "TRAIN_FILES", "no_such_file.pdf")
-    assert done.returncode == 1
-    assert "no_such_file.pdf" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "outputs" / "x" / "train_corpus.json").exists()
+    assert done.returncode == 2
+    assert "TRAIN_FILES" in done.stderr and "no_such_file.pdf" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_unwritable_outputs_are_named(tmp_path, monkeypatch):

@@ -1,6 +1,9 @@
 import json
 import math
+import re
+import threading
 import tracemalloc
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pandas as pd
@@ -550,6 +553,29 @@ def test_compare_models_names_what_is_wrong(general, model):
         compare_models({"gold": general.model_copy(update={"relevant_docs": {}})}, {"a": model})
 
 
+def test_a_service_that_fails_is_left_out_with_its_reason(general, monkeypatch):
+    """Also where the key is set and the extra package is missing."""
+
+    class Refuse(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_error(401, "wrong key")
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OPENAI_API_KEY", "wrong")
+        monkeypatch.setenv("OPENAI_API_BASE", f"http://127.0.0.1:{server.server_port}/v1")
+        service = {"OpenAI": "openai:text-embedding-3-small"}
+        found = compare_models(general, {"base": Words(), "tuned": Words()} | service, verbose=False, draws=20)
+        assert "OpenAI" not in found.rankings["questions"] and {"base", "tuned"} <= set(found.rankings["questions"])
+        assert any(re.match(r"OpenAI was left out: .*(extra package|401)", note) for note in found.notes)
+        with pytest.raises(Exception, match=r"extra package|401"):
+            compare_models(general, service, verbose=False, draws=20)
+        server.shutdown()
+
+
 def test_grades_count(model):
     dataset, _ = graded_case(1, True)
     dataset.corpus = {chunk: f"{chunk} ships" for chunk in dataset.corpus}
@@ -617,7 +643,7 @@ def test_slices_split_the_questions_and_agree_with_the_whole(comparison):
         for i, (chunk, text) in enumerate(dataset.corpus.items())
     ]
     frame = slices(comparison, nodes, "synthetic", "BM25")
-    assert set(frame.slice) == {"document", "page region", "question style", "question length", "numbers"}
+    assert set(frame.slice) == {"document", "page region", "question style", "question length"}  # none has a number
     whole = comparison.differences.query("question_set == 'synthetic' and system == 'BM25' and metric == 'mrr@10'")
     for _, part in frame.groupby("slice"):
         assert part.questions.sum() == len(dataset.queries)
