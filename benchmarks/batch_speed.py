@@ -1,20 +1,24 @@
-"""What a batch costs over running the notebooks one by one, how it scales with jobs, and whether it stays flat.
+"""Whether a batch stays flat, what it costs over running the notebooks one by one, and how it scales with jobs.
 
-    python benchmarks/batch_speed.py [--pdfs 100] [--jobs 1 2] [--pages 3] [--one-by-one 5]
+    python benchmarks/batch_speed.py [--pdfs 100] [--few 6] [--jobs 2] [--pages 4]
 
-Makes short PDFs (reportlab), executes notebooks 01 to 04 for the first few of them by papermill alone, one after the
-other, then all of them by `nbutils batch`, once for each number of jobs, each time from empty folders. With the
-defaults of 100 PDFs that takes more than an hour on 2 cores; `--pdfs 8` tells most of it in some minutes.
+Makes short PDFs of its own and runs notebooks 01 to 04 on the first FEW of them by papermill alone, one after the
+other, then on the same by `nbutils batch --jobs 1`, then on all of them with JOBS, each from empty folders. The first
+run of each fills the shared cache and does not count. Prints a Markdown table.
+
+A run of these four notebooks costs about 35 s of processor time, nearly all of it for starting kernels and importing
+PyTorch: 100 PDFs take about half an hour on 2 cores and 10 GB in the temporary folder, `--pdfs 16` five minutes.
 """
 
 import argparse
+import contextlib
+import datetime
 import os
 import random
 import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from statistics import mean
@@ -23,71 +27,69 @@ import psutil
 from reportlab.lib.styles import getSampleStyleSheet
 from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate
 
-from nbutils import runs
-from nbutils.batch import read_batch
+from nbutils.batch import Batch, read_batch
 
-PARAMETERS = {"CHUNK_SIZE": 128, "CHUNK_OVERLAP": 16, "EPOCHS": 1}
-PLACES = [
-    "harbour",
-    "mill",
-    "quarry",
-    "foundry",
-    "dairy",
-    "orchard",
-    "brewery",
-    "tannery",
-    "sawmill",
-    "pottery",
-    "bakery",
-    "smithy",
-]
-THINGS = [
-    "crane",
-    "boiler",
-    "kiln",
-    "press",
-    "furnace",
-    "pump",
-    "wagon",
-    "lathe",
-    "conveyor",
-    "turbine",
-    "silo",
-    "compressor",
-]
+PARAMETERS = {"EPOCHS": 1, "QUESTIONS_PER_CHUNK": 1}
+PLACES = ["harbour", "mill", "quarry", "foundry", "dairy", "orchard", "brewery", "tannery"]
+THINGS = ["crane", "boiler", "kiln", "press", "furnace", "pump", "wagon", "lathe"]
+
+ONE_BY_ONE = f"""
+import sys, time, papermill
+from nbutils import runs
+for pdf in sys.argv[2:]:
+    name = pdf.rpartition("/")[2].removesuffix(".pdf")
+    values = {{"TRAIN_FILES": [pdf], "VAL_FILES": []}} | {PARAMETERS}
+    for step in runs.CHAIN:
+        known = runs.notebook_parameters(step.name)
+        mine = {{key: value for key, value in values.items() if key in known}} | {{"RUN_NAME": name}}
+        papermill.execute_notebook(
+            str(runs.NOTEBOOKS / (step.name + ".ipynb")), f"{{sys.argv[1]}}/{{name}}.{{step.name}}.ipynb",
+            parameters=mine, kernel_name="python3", progress_bar=False,
+        )
+    print("ended", time.time(), flush=True)
+"""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pdfs", type=int, default=100)
-    parser.add_argument("--pages", type=int, default=3)
-    parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--one-by-one", type=int, default=5, help="runs to time by papermill alone")
+    parser.add_argument("--few", type=int, default=6, help="PDFs for papermill alone and for one job")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--pages", type=int, default=4)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        pdfs = [write_pdf(Path(folder) / "pdfs" / f"report{n:03}.pdf", n, options.pages) for n in range(options.pdfs)]
-        alone = one_by_one(pdfs[: options.one_by_one], Path(folder) / "alone")
-        print(f"papermill alone, one by one: {mean(alone):.1f} s a run ({len(alone)} runs)", flush=True)
-        first_wall = None
-        for jobs in options.jobs:
-            outputs = Path(folder) / f"jobs{jobs}"
-            wall, memory = batch(pdfs[0].parent, outputs, jobs)
-            outcomes = list(read_batch("pdfs", outputs).outcomes.values())
-            failed = [outcome.error for outcome in outcomes if outcome.status != "done"]
-            part = max(1, len(outcomes) // 4)
-            seconds = [outcome.seconds for outcome in outcomes]
-            held = [outcome.peak_memory / 2**20 for outcome in outcomes]
-            print(f"\nbatch, {jobs} job(s): {wall:.0f} s for {len(outcomes)} runs, {wall / len(outcomes):.1f} s each")
-            print(f"  failed: {len(failed)} {failed[:1] or ''}")
-            print(
-                f"  seconds a run, first and last quarter: {mean(seconds[:part]):.1f} and {mean(seconds[-part:]):.1f}"
-            )
-            print(f"  MiB a run, first and last quarter: {mean(held[:part]):.0f} and {mean(held[-part:]):.0f}")
-            print(f"  MiB of the batch itself, at its start and end: {memory[0]:.0f} and {memory[-1]:.0f}")
-            if jobs == 1:
-                print(f"  over papermill alone: {100 * (mean(seconds[: len(alone)]) / mean(alone) - 1):+.1f} %")
-            first_wall = first_wall or wall
-            print(f"  {first_wall / wall:.2f} times as fast as with {options.jobs[0]} job(s)", flush=True)
+    if not 2 < options.few <= options.pdfs:
+        parser.error("--few must be at least 3 and at most --pdfs")
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        pdfs = [write_pdf(root / "all" / f"report{n:03}.pdf", n, options.pages) for n in range(options.pdfs)]
+        (root / "few").mkdir()
+        few = [root / "few" / pdf.name for pdf in pdfs[: options.few]]
+        for link, pdf in zip(few, pdfs, strict=False):
+            link.hardlink_to(pdf)
+        alone = pace(one_by_one(few, root / "alone"))
+        one, _ = run_batch(few[0].parent, root / "one", 1)
+        many, held = run_batch(pdfs[0].parent, root / "many", options.jobs)
+    one_pace, many_pace = pace(ends(one)), pace(ends(many))
+    outcomes = sorted(many.outcomes.values(), key=lambda outcome: outcome.finished)[1:]
+    part = max(1, len(outcomes) // 10)
+    first, last = outcomes[:part], outcomes[-part:]
+    megabytes = [mean(each.peak_memory for each in some) / 2**20 for some in (first, last)]
+    rows = {
+        "papermill alone, one by one": f"{alone:.1f} s a run",
+        "`nbutils batch --jobs 1`": f"{one_pace:.1f} s a run, {100 * (one_pace / alone - 1):+.1f} %",
+        f"`nbutils batch --jobs {options.jobs}`": f"{many_pace:.1f} s a run, {one_pace / many_pace:.2f} times as fast",
+        "seconds of a run, first and last tenth": " and ".join(f"{mean(r.seconds for r in p):.1f}" for p in (first, last)),
+        "peak memory of a run, first and last tenth": f"{megabytes[0]:.0f} and {megabytes[1]:.0f} MiB",
+        "memory of the batch itself, at its start and end": f"{held[0][0]:.0f} and {held[-1][0]:.0f} MiB",
+        "open files of the batch itself, at its start and end": f"{held[0][1]} and {held[-1][1]}",
+        "failed runs": str(len(one.names("failed")) + len(many.names("failed"))),
+    }  # fmt: skip
+    print(f"| {options.pdfs} PDFs of {options.pages} pages, {len(os.sched_getaffinity(0))} cores | |\n|---|---|")
+    print("\n".join(f"| {what} | {result} |" for what, result in rows.items()))
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    ).stdout.strip()
+    print(f"\nMeasured on {datetime.date.today()} at commit {commit}.")
     return 0
 
 
@@ -114,46 +116,38 @@ def write_pdf(path: Path, seed: int, pages: int) -> Path:
 
 
 def one_by_one(pdfs: list[Path], outputs: Path) -> list[float]:
-    """Execute the four notebooks for each PDF by papermill in one process and return the seconds for each."""
-    code = (
-        "import sys, time, papermill; from nbutils import runs; times = []\n"
-        "for pdf in sys.argv[2:]:\n"
-        "    begun, name = time.perf_counter(), pdf.rpartition('/')[2].removesuffix('.pdf')\n"
-        "    values = {'TRAIN_FILES': [pdf], 'VAL_FILES': []} | " + repr(PARAMETERS) + "\n"
-        "    for step in runs.CHAIN:\n"
-        "        known = runs.notebook_parameters(step.name)\n"
-        "        mine = {k: v for k, v in values.items() if k in known} | {'RUN_NAME': name}\n"
-        "        papermill.execute_notebook(str(runs.NOTEBOOKS / f'{step.name}.ipynb'),\n"
-        "            f'{sys.argv[1]}/{name}.{step.name}.ipynb', parameters=mine, kernel_name='python3', progress_bar=False)\n"
-        "    print(time.perf_counter() - begun)\n"
-    )
+    """Execute the four notebooks for each PDF by papermill in one process and return when each PDF was done."""
     outputs.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", code, str(outputs), *map(str, pdfs)],
+        [sys.executable, "-c", ONE_BY_ONE, str(outputs), *map(str, pdfs)],
         env=os.environ | {"NBUTILS_OUTPUTS": str(outputs)}, stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
-    return [float(line) for line in done.stdout.splitlines() if re.fullmatch(r"\d+\.\d+", line)]
+    return [float(end) for end in re.findall(r"^ended ([\d.]+)$", done.stdout, re.M)]
 
 
-def batch(folder: Path, outputs: Path, jobs: int) -> tuple[float, list[float]]:
-    """Run the folder as a batch and return its seconds and the MiB of its main process over time."""
+def run_batch(folder: Path, outputs: Path, jobs: int) -> tuple[Batch, list[tuple[float, int]]]:
+    """Run a folder as a batch; return its record, and its main process's MiB and open files every 5 seconds."""
     arguments = [item for name, value in PARAMETERS.items() for item in ("-p", name, str(value))]
-    begun, memory, over = time.perf_counter(), [], threading.Event()
-    process = subprocess.Popen(
+    process = psutil.Popen(
         [sys.executable, "-m", "nbutils", "batch", str(folder), "--jobs", str(jobs), *arguments],
-        env=os.environ | {"NBUTILS_OUTPUTS": str(outputs)}, stdout=subprocess.DEVNULL,
+        env=os.environ | {"NBUTILS_OUTPUTS": str(outputs)}, stdout=sys.stderr,
     )  # fmt: skip
+    held = []
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            held.append((process.memory_info().rss / 2**20, process.num_fds()))
+        time.sleep(5)
+    return read_batch(folder.name, outputs), held[2:]  # it imports and checks the plan first
 
-    def watch() -> None:
-        while not over.wait(2):
-            memory.append(psutil.Process(process.pid).memory_info().rss / 2**20)
 
-    threading.Thread(target=watch, daemon=True).start()
-    process.wait()
-    over.set()
-    return time.perf_counter() - begun, memory or [0.0]
+def ends(batch: Batch) -> list[float]:
+    return [datetime.datetime.fromisoformat(outcome.finished).timestamp() for outcome in batch.outcomes.values()]
+
+
+def pace(ended: list[float]) -> float:
+    """Return the seconds for each run after the first one to end."""
+    return (max(ended) - min(ended)) / (len(ended) - 1)
 
 
 if __name__ == "__main__":
-    assert runs.NOTEBOOKS.is_dir()
     sys.exit(main())

@@ -331,7 +331,7 @@ def run_one(
             watched = psutil.Process(worker.pid)
             while reason is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    worker.wait(0.5)
+                    worker.wait(1)
                     break
                 held = sum(_memory(process) for process in _tree(watched))
                 peak = max(peak, held)
@@ -431,6 +431,7 @@ def _threads_here() -> int:
 def _work(folder: Path) -> int:
     """Be the process of one run: execute it, leave `.outcome.json`, and end with the process that started this one."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.modules["rfc3987_syntax"] = None  # papermill needs jsonschema, whose optional check of addresses takes a second
     parameters = yaml.safe_load((folder / "parameters.yaml").read_text(encoding="utf-8"))
     try:
         result = runs.run(

@@ -393,7 +393,6 @@ class RunResult:
         error: one sentence on what went wrong, or None.
         failed_step: the notebook that failed, or None.
         seconds: wall time of each notebook executed now; a step that was up to date is not in it.
-        metrics: the closing table (hit rate@5, MRR@10, nDCG@10 of each model on each question set), or None.
         report: path of report.html, or None.
     """
 
@@ -403,8 +402,12 @@ class RunResult:
     error: str | None = None
     failed_step: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    metrics: Any = None
     report: Path | None = None
+
+    @functools.cached_property
+    def metrics(self) -> "pd.DataFrame | None":
+        """The closing table (hit rate@5, MRR@10, nDCG@10 of each model on each question set); None if a step failed."""
+        return closing_table(Run(self.name, self.folder.parent)) if self.status == "done" else None
 
 
 def run(
@@ -464,8 +467,7 @@ def run(
             this.record(step.name, fingerprint=this.fingerprint(step, defaults | mine), error=None)
             say(f"{head}: done in {result.seconds[step.name]:.0f} s")
         result.report = write_report(this)
-    result.metrics = closing_table(this)
-    return result
+        return result
 
 
 def is_done(name: str, parameters: Mapping[str, Any] | None = None, *, outputs: str | Path | None = None) -> bool:
