@@ -48,7 +48,7 @@ class Leaderboard:
         shown = self.shown()[["questions", "base", "fine-tuned", "lift", "minutes", *self.differing]]
         text = f"{self.metric}\n{shown.to_string()}"
         if len(self.left_out):
-            text += "\n\nLeft out:\n" + self.left_out.to_string(index=False)
+            text += "\n\nLeft out:\n" + _reasons(self.left_out.to_dict("records"))
         return text
 
 
@@ -83,17 +83,22 @@ def compare_runs(
         record = run.read()
         if all(step.name not in record.get("steps", {}) for step in runs.CHAIN):
             continue  # another leaderboard
-        try:
-            rows += _rows(run, record, metric)
-            parameters[name] = _parameters(record)
-        except FileNotFoundError:
-            left_out.append({"run": name} | _reason(record))
+        if trouble := _trouble(run, record):
+            left_out.append({"run": name} | trouble)
+            continue
+        rows += _rows(run, record, metric)
+        parameters[name] = _parameters(record)
     if not rows:
-        raise UserError(f"No run in {root.name}/ has results yet. Run notebooks 01 to 04, or `nbutils run`, first.")
+        text = f"No run in {root.name}/ has results yet. Run notebooks 01 to 04, or `nbutils run`, first."
+        raise UserError("\n".join([text, *([_reasons(left_out)] if left_out else [])]))
     differing = _differing(parameters)
     table = pd.DataFrame([row | {key: parameters[row["run"]].get(key) for key in differing} for row in rows])
     table = table.sort_values(["question_set", "lift"], ascending=[True, False], ignore_index=True)
     return Leaderboard(table, pd.DataFrame(left_out, columns=["run", "step", "reason"]), metric, differing)
+
+
+def _reasons(left_out: Sequence[dict]) -> str:
+    return "\n".join(f"  {row['run']}, {row['step'] or 'no step'}: {row['reason']}" for row in left_out)
 
 
 def _batch_names(batch: str, root: Path) -> list[str]:
@@ -155,11 +160,15 @@ def _differing(parameters: dict[str, dict[str, Any]]) -> list[str]:
     return [name for name in names if len(seen[name]) > 1]
 
 
-def _reason(record: dict[str, Any]) -> dict[str, str]:
-    """Return the step that a run without results came to, and why it went no further."""
-    begun = [step.name for step in runs.CHAIN if step.name in record["steps"]]
-    error = record["steps"][begun[-1]].get("error")
-    return {"step": begun[-1], "reason": error or "not finished"}
+def _trouble(run: Run, record: dict[str, Any]) -> dict[str, str] | None:
+    """Return the step that a run failed or stopped in, and why; None where its results are those of all its steps."""
+    begun = {step.name: record["steps"][step.name] for step in runs.CHAIN if step.name in record["steps"]}
+    for step, entry in begun.items():
+        if entry.get("error") or entry.get("finished", True) is None:
+            return {"step": step, "reason": entry.get("error") or "not finished"}
+    if not (run.folder / "results" / "differences.csv").exists():
+        return {"step": list(begun)[-1], "reason": "not finished"}
+    return None
 
 
 def write_leaderboard(

@@ -657,9 +657,14 @@ def test_a_leaderboard_ranks_by_lift_and_tells_what_it_leaves_out(short, tmp_pat
     assert (board.table.minutes[0], board.table.calls[0], board.table.cost[0]) == (2.0, 5, 0.75)
     assert board.left_out.to_dict("records") == [{"run": "broken", "step": "01_build_corpus", "reason": "no text"}]
     assert board.shown().lift.iloc[0] == "+0.200 [+0.100, +0.300]"
+    runs.Run("low", outputs).record("02_generate_questions", error="out of budget")
+    assert compare_runs(outputs=outputs).left_out.reason.to_list() == ["no text", "out of budget"], (
+        "old results don't count"
+    )
     with pytest.raises(UserError, match=r"no metric 'x'.*mrr@10"):
         compare_runs(outputs=outputs, metric="x")
     with pytest.raises(UserError, match="no run nobody"):
         compare_runs(["nobody"], outputs=outputs)
-    with pytest.raises(UserError, match="has results yet"):
+    assert "Left out:\n  broken, 01_build_corpus: no text" in board.to_text()
+    with pytest.raises(UserError, match=r"has results yet(.|\n)*broken, 01_build_corpus: no text"):
         compare_runs(["broken"], outputs=outputs)
