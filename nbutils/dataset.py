@@ -33,7 +33,7 @@ class EmbeddingQAFinetuneDataset(BaseModel):
 
     def save_json(self, path: str | Path) -> None:
         """Write the dataset to `path`, whole or not at all."""
-        write_atomic(path, json.dumps(self.model_dump(), indent=4, ensure_ascii=False))
+        write_atomic(path, json.dumps(self.model_dump(), indent=4))
 
     @classmethod
     def from_json(cls, path: str | Path) -> "EmbeddingQAFinetuneDataset":
