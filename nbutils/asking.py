@@ -5,6 +5,7 @@ import contextlib
 import email.utils
 import functools
 import inspect
+import math
 import os
 import random
 import re
@@ -20,6 +21,7 @@ LONGEST_RETRY_AFTER = 600.0
 BAD_REPLY_TRIES = 3  # an empty or cut-off reply tends to come back the same, and costs each time
 TRANSIENT_STATUS = {408, 409, 423, 425, 429}
 ONE_PROMPT_ONLY = {"content_filter", "content_policy_violation", "context_length_exceeded", "string_above_max_length"}
+_TOO_LONG = re.compile(r"context (?:length|size|window)|prompt is too long|too many (?:input )?tokens", re.IGNORECASE)
 
 
 class GenerationError(UserError, RuntimeError):
@@ -121,6 +123,7 @@ class Asker:
     _successes: int = 0
     _failed_in_row: int = 0
     _not_before: float = 0.0
+    _understated: float = 1.0  # the most tokens a call has used, as a multiple of its estimate
 
     def run(self, requests: list[Request], on_tick: Callable[[], None] = lambda: None, verbose: bool = True) -> None:
         """Ask everything and return when it is answered, failed, or out of budget.
@@ -187,7 +190,7 @@ class Asker:
         successes = self._successes
         while True:
             await self._gate()
-            reserved = request.tokens + request.tokens_out
+            reserved = math.ceil((request.tokens + request.tokens_out) * self._understated)
             if not self.budget.reserve(reserved):
                 self.out_of_budget = True
                 if answer.calls:
@@ -200,6 +203,7 @@ class Asker:
             try:
                 reply = await asyncio.wait_for(self._call(request), self.timeout)
                 used = self._count(answer, request, reply)
+                self._understated = max(self._understated, used / max(request.tokens + request.tokens_out, 1))
                 text = str(getattr(reply, "text", reply) or "")
                 truncated = _finish_reason(reply) in ("length", "max_tokens")
                 fault, last = None, bad_replies + 1 >= min(BAD_REPLY_TRIES, self.retry_limit)
@@ -382,7 +386,7 @@ def classify(error: Exception) -> _Fault:
             reason = f"{reason} ({_first_line(deepest)})"
         return _Fault(reason, "again")
     reason, code = _server_reason(source, status)
-    if code in ONE_PROMPT_ONLY or status == 413:
+    if code in ONE_PROMPT_ONLY or status == 413 or (status == 400 and _TOO_LONG.search(reason)):
         return _Fault(reason, "skip")
     if status == 429 and code not in ("insufficient_quota", "billing_hard_limit_reached"):
         return _Fault(reason, "wait", _retry_after(source))
@@ -405,7 +409,7 @@ def _status(error: BaseException) -> int | None:
     for source in (error, getattr(error, "response", None)):
         for name in ("status_code", "status", "http_status", "code"):
             value = getattr(source, name, None)
-            if isinstance(value, int) and 400 <= value < 600:
+            if isinstance(value, int) and 300 <= value < 600:
                 return value
     return None
 

@@ -201,7 +201,7 @@ def resolve_embed_model(name: "str | BaseEmbedding") -> "BaseEmbedding":
 
 def has_key(name: str) -> bool:
     """Whether the key that `name` needs is set; True for names that need none."""
-    return not name.startswith("openai:") or bool(os.environ.get("OPENAI_API_KEY"))
+    return not re.match("openai:.", name) or bool(os.environ.get("OPENAI_API_KEY"))
 
 
 def resolve_llm(name: "str | LLM", *, seed: int = 0, timeout: float = 60.0) -> "LLM":
@@ -214,9 +214,11 @@ def resolve_llm(name: "str | LLM", *, seed: int = 0, timeout: float = 60.0) -> "
         timeout: seconds to wait for one answer.
 
     Raises:
-        UserError: an unknown provider, or the package or key that it needs is missing.
+        UserError: an unknown provider, an object that is no LLM, or the package or key that it needs is missing.
     """
     if not isinstance(name, str):
+        if not callable(getattr(name, "complete", None)):
+            raise UserError(f"llm is {name!r}; give a LlamaIndex LLM, or a name such as 'offline' or 'openai:MODEL'.")
         return name
     provider, _, model = name.partition(":")
     if name == "offline":
@@ -234,14 +236,14 @@ def resolve_llm(name: "str | LLM", *, seed: int = 0, timeout: float = 60.0) -> "
         from llama_index.llms.ollama import Ollama
 
         return Ollama(model=model, request_timeout=timeout)
-    if provider == "openai-like" and "@" in model:
+    if provider == "openai-like" and (server := re.fullmatch(r"(.+?)@(https?://.+)", model)):
         _need("llama_index.llms.openai_like", "openai", name)
         from llama_index.llms.openai_like import OpenAILike
 
-        model, _, url = model.partition("@")
+        model, url = server.groups()
         key = os.environ.get("OPENAI_LIKE_API_KEY", "none")
         return OpenAILike(model=model, api_base=url, api_key=key, is_chat_model=True, max_retries=0, timeout=timeout)
-    raise UserError(f"LLM is {name!r}; use 'offline', 'openai:MODEL', 'ollama:MODEL' or 'openai-like:MODEL@URL'.")
+    raise UserError(f"LLM is {name!r}; use 'offline', 'openai:MODEL', 'ollama:MODEL' or 'openai-like:MODEL@http://…'.")
 
 
 def _need(module: str, extra: str, name: str | Path) -> None:

@@ -144,7 +144,8 @@ def generate_qa_embedding_pairs(
         qa_generate_prompt_tmpl: the prompt. `{context_str}` is the chunk, `{num_questions_per_chunk}` the number;
             `{question_styles}` and `{language}` may be used too.
         num_questions_per_chunk: questions to ask for.
-        retry_limit: tries a chunk before it has failed; waits grow from half a second to thirty.
+        retry_limit: tries a chunk before it has failed; waits grow from half a second to thirty. (LlamaIndex tries
+            three times without a wait, too few for a server that is busy for a few seconds.)
         on_failure: "continue" leaves a failed chunk without questions, "fail" stops at the first.
         save_every: chunks between two saves of `output_path`. Nothing is lost in between.
         output_path: the dataset. It is written anew, from these nodes alone.
@@ -331,7 +332,8 @@ def estimate_questions(
     _check(num_questions_per_chunk, 1, "continue", concurrency, 1, 1, 1)
     if isinstance(llm, str) and not has_key(llm):  # what it would cost can be told without the key
         llm = SimpleNamespace(model=llm.partition(":")[2])
-    llm = resolve_llm(llm, seed=seed)
+    else:
+        llm = resolve_llm(llm, seed=seed)
     plan = _plan(nodes, llm, qa_generate_prompt_tmpl, num_questions_per_chunk, filters, language, seed)
     answers = _answers(read_journal(journal_path or Path(output_path).with_suffix(".jsonl")))
     wanted = {request.key: request for request in plan.requests.values()}

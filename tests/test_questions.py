@@ -1,6 +1,7 @@
 """Asking, the journal, faults and budgets, against a real server that misbehaves on demand."""
 
 import asyncio
+import inspect
 import json
 import os
 import random
@@ -101,6 +102,34 @@ def test_upstream_reads_what_is_written(out):
     assert upstream.EmbeddingQAFinetuneDataset.from_json(str(out)).query_docid_pairs == dataset.query_docid_pairs
 
 
+def test_the_arguments_are_those_of_llamaindex():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        upstream = pytest.importorskip("llama_index.finetuning")
+    theirs = inspect.signature(upstream.generate_qa_embedding_pairs).parameters
+    ours = inspect.signature(generate_qa_embedding_pairs).parameters
+    assert [name for name, p in ours.items() if p.kind is p.POSITIONAL_OR_KEYWORD] == list(theirs)
+    differ = [name for name in theirs if theirs[name].default != ours[name].default]
+    assert differ == ["qa_generate_prompt_tmpl", "retry_limit"]  # both on purpose, as the docstring says
+
+
+def test_a_dataset_of_any_text_is_written_as_llamaindex_writes_it(out):
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"q": "Wie groß? \ud800"}, corpus={"c": "収入 \ud800"}, relevant_docs={"q": ["c"]}
+    )
+    dataset.save_json(out)
+    assert EmbeddingQAFinetuneDataset.from_json(out) == dataset
+    assert out.read_text(encoding="ascii") == json.dumps(dataset.model_dump(), indent=4)
+
+
+@pytest.mark.parametrize("llm", [None, 5, object(), "openai-like:tiny@", "openai-like:tiny@localhost:80", "openai:"])
+def test_what_is_no_llm_is_named_before_anything_is_asked(out, llm):
+    for function in (generate_questions, estimate_questions):
+        with pytest.raises(UserError, match=r"^(llm|LLM) is "):
+            function(make_nodes(1), llm, output_path=out)
+    assert not list(out.parent.iterdir())
+
+
 def test_the_call_written_for_llamaindex_works_with_its_positional_arguments(out):
     with serving() as server:
         arguments = (documented_prompt(), 2, 3, "continue", 500, str(out), False)
@@ -137,9 +166,18 @@ class Slow(CustomLLM):
 
 
 def test_an_llm_without_async_runs_in_threads(out):
-    started = time.monotonic()
-    result = generate_questions(make_nodes(24), Slow(), output_path=out, concurrency=12, verbose=False)
-    assert time.monotonic() - started < 24 * 0.1 / 3
+    at_work, most = [], []
+
+    class Counted(Slow):
+        def complete(self, prompt, formatted=False, **kwargs):
+            at_work.append(prompt)
+            most.append(len(at_work))
+            reply = super().complete(prompt)
+            at_work.remove(prompt)
+            return reply
+
+    result = generate_questions(make_nodes(24), Counted(), output_path=out, concurrency=12, verbose=False)
+    assert 6 <= max(most) <= 12
     assert len(result.dataset.queries) == 48
     assert result.usage["estimated"] and result.usage["tokens_in"] > 0
 
@@ -281,7 +319,7 @@ for line in sys.stdin:
     if pid == 0:
         llm = make_llm({url!r})
         try:
-            generate_qa_embedding_pairs(make_nodes(120), llm, output_path={out!r}, concurrency=4, verbose=False)
+            generate_qa_embedding_pairs(make_nodes(200), llm, output_path={out!r}, concurrency=4, verbose=False)
         except KeyboardInterrupt:
             os._exit(130)
         os._exit(0)
@@ -315,6 +353,12 @@ class Launcher:
         return int(self._process.stdout.readline())
 
 
+def wait_for_lines(journal: Path, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while len(read_journal(journal)) < count and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 @pytest.mark.slow
 def test_twenty_kills_lose_nothing_and_ask_nothing_twice(out):
     rng = random.Random(5)
@@ -322,7 +366,7 @@ def test_twenty_kills_lose_nothing_and_ask_nothing_twice(out):
     with serving(delay=0.1) as server, Launcher(server.url, out) as launcher:
         undisturbed = out.with_name("undisturbed.json")
         llm = make_llm(server.url)
-        generate_qa_embedding_pairs(make_nodes(120), llm, output_path=undisturbed, concurrency=16, verbose=False)
+        generate_qa_embedding_pairs(make_nodes(200), llm, output_path=undisturbed, concurrency=16, verbose=False)
         server.answered.clear()
         finished_at_kill = []
         for _ in range(20):
@@ -330,32 +374,31 @@ def test_twenty_kills_lose_nothing_and_ask_nothing_twice(out):
             finished_at_kill.append(finished)
             before = server.answered.copy()
             process = launcher.start()
-            time.sleep(rng.uniform(0.0, 0.5))
+            wait_for_lines(journal, finished + rng.randint(0, 4))  # 0: at any moment of the start
+            time.sleep(rng.uniform(0.0, 0.1))
             os.kill(process, signal.SIGKILL)
             assert launcher.wait() == -signal.SIGKILL
             time.sleep(0.15)
             asked = server.answered - before
             assert max(asked.values(), default=0) <= 1
-            assert sum(asked.values()) <= 120 - finished
+            assert sum(asked.values()) <= 200 - finished
         assert len(set(finished_at_kill)) > 5  # the kills fell at different points of the work
         launcher.start()
         assert launcher.wait() == 0
     lines = [line["key"] for line in read_journal(journal)]
-    assert len(lines) == len(set(lines)) == 120
+    assert len(lines) == len(set(lines)) == 200
     assert out.read_bytes() == undisturbed.read_bytes()
-    assert sum(server.answered.values()) <= 120 + 20 * 4  # only what was under way when a kill came
+    assert sum(server.answered.values()) <= 200 + 20 * 4  # only what was under way when a kill came
 
 
 def test_ctrl_c_keeps_what_was_answered(out):
     with serving(delay=0.1) as server, Launcher(server.url, out) as launcher:
         process = launcher.start()
-        deadline = time.monotonic() + 30
-        while len(read_journal(out.with_suffix(".jsonl"))) < 8 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for_lines(out.with_suffix(".jsonl"), 8)
         os.kill(process, signal.SIGINT)
         assert launcher.wait() == 130
     done = len(read_journal(out.with_suffix(".jsonl")))
-    assert 8 <= done < 120
+    assert 8 <= done < 200
     assert len(EmbeddingQAFinetuneDataset.from_json(out).queries) == 2 * done
 
 
@@ -479,8 +522,9 @@ def test_waits_grow_and_carry_jitter(out, monkeypatch):
         (Fault(status=404, message="The model tiny does not exist", code="model_not_found"), "tiny does not exist"),
         (Fault(status=400, message="temperature must be at most 2"), "temperature must be at most 2"),
         (Fault(status=429, message="You exceeded your quota", code="insufficient_quota"), "exceeded your quota"),
+        (Fault(status=301, message="Moved for good"), "301 Moved for good"),
     ],
-    ids=["401", "403", "404", "400", "quota"],
+    ids=["401", "403", "404", "400", "quota", "moved"],
 )
 def test_a_refusal_stops_at_once_with_the_reason(out, fault, reason):
     with serving(fault=lambda call, prompt: fault) as server, pytest.raises(GenerationError, match=reason):
@@ -571,8 +615,16 @@ def test_on_failure_fail_stops_at_the_first(out, quick):
         assert server.calls < 15
 
 
-def test_one_prompt_that_is_filtered_does_not_stop_the_others(out):
-    fault = Fault(status=400, message="filtered", code="content_filter")
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=400, message="filtered", code="content_filter"),
+        Fault(status=400, message="This model's maximum context length is 512 tokens."),
+        Fault(status=400, message="the request exceeds the available context size, try increasing it"),
+    ],
+    ids=["filtered", "vLLM: too long", "llama.cpp: too long"],
+)
+def test_one_prompt_that_is_refused_does_not_stop_the_others(out, fault):
     with serving(fault=poisoned("region 4 ", fault)) as server:
         result = generate_questions(make_nodes(8), make_llm(server.url), output_path=out, verbose=False)
     assert result.report["status"].value_counts().to_dict() == {"kept": 7, "failed": 1}
@@ -673,6 +725,15 @@ def test_a_budget_of_tokens_is_not_overspent(out):
     assert "not asked" in set(result.report["status"])
 
 
+def test_a_budget_of_tokens_holds_where_replies_are_longer_than_estimated(out):
+    wordy = Fault(text="1. What grew?\n2. Who picked it?\n\n" + "And so on. " * 100, delay=0.05)
+    with serving(fault=lambda call, prompt: wordy) as server:
+        result = generate_questions(
+            make_nodes(60), make_llm(server.url), output_path=out, budget_tokens=9000, verbose=False
+        )
+    assert 9000 * 0.7 < result.usage["tokens_in"] + result.usage["tokens_out"] <= 9000
+
+
 def test_retries_count_against_the_budget(out, quick):
     with serving(fault=lambda call, prompt: Fault(status=500) if call < 4 else None) as server:
         generate_questions(make_nodes(9), make_llm(server.url), output_path=out, budget_calls=5, verbose=False)
@@ -709,9 +770,9 @@ def test_an_estimate_needs_no_key(out, monkeypatch):
 
 def test_the_offline_writer_is_fast_and_the_same_each_time(out):
     nodes = make_nodes(200)
-    started = time.monotonic()
+    started = time.process_time()
     first = generate_qa_embedding_pairs(nodes, "offline", output_path=out, verbose=False)
-    assert time.monotonic() - started < 200 / 100
+    assert time.process_time() - started < 200 / 100
     second = generate_qa_embedding_pairs(nodes, "offline", output_path=out.with_name("b.json"), verbose=False)
     assert first == second
     other = generate_qa_embedding_pairs(nodes, "offline", output_path=out, seed=1, verbose=False)
