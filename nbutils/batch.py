@@ -588,9 +588,10 @@ def run_batch(
                 _follow(batch, futures, view)
             except BaseException:
                 for future, planned in futures.items():
-                    if not future.cancel() and not future.done():
-                        (root / planned.name).mkdir(exist_ok=True)
-                        (root / planned.name / ".stop").touch()
+                    folder = root / planned.name  # Dask takes for cancelled what goes on in a worker
+                    if not future.done() and not (future.cancel() and not _started(folder, batch.started)):
+                        folder.mkdir(exist_ok=True)
+                        (folder / ".stop").touch()
                 if not dask:
                     concurrent.futures.wait(futures, timeout=30)
                 for outcome in batch.outcomes.values():

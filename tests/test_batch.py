@@ -475,6 +475,15 @@ def test_dask_workers_do_the_runs_and_a_killed_one_loses_nothing(short, tmp_path
         assert main.returncode == 0, said
         assert sorted(read_batch("far", outputs).names("done")) == ["a", "b", "c"]
         assert sorted(set(did(outputs))) == sorted(did(outputs)), "no step that had ended was done again"
+
+        folder = documents(tmp_path / "stopped", d="sleep 60")
+        main = subprocess.Popen(command("batch", folder, "--dask", address), stderr=subprocess.PIPE, text=True)
+        started.append(main)
+        sleeping_kernel(outputs, "d")
+        main.send_signal(signal.SIGINT)
+        assert "continues where it stopped" in main.communicate(timeout=30)[1]
+        assert main.returncode == 130
+        until(lambda: not processes(outputs, "ipykernel"), 15)
     finally:
         for process in started:
             process.kill()
