@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from nbutils.runs import Run
 PLAN_SUFFIXES = (".csv", ".yaml", ".yml")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 GIBIBYTE = 1 << 30
+TEMPORARY = "nbutils-run-"
 TOO_MANY = "cells without a column"
 
 
@@ -320,7 +322,7 @@ def run_one(
     peak, reason = 0, None
     with (
         open(folder / "log.txt", "wb") as log,
-        tempfile.TemporaryDirectory(prefix="nbutils-", ignore_cleanup_errors=True) as temporary,
+        tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True) as temporary,
     ):
         environment["TMPDIR"] = temporary  # a killed kernel leaves files there
         worker = subprocess.Popen(
@@ -453,6 +455,8 @@ def _end_with_parent() -> None:
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             process.kill()
+    if Path(os.environ.get("TMPDIR", "")).name.startswith(TEMPORARY):
+        shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
     os._exit(1)
 
 

@@ -349,14 +349,19 @@ def test_failures_are_recorded_the_rest_goes_on_and_only_they_are_done_again(sho
 
 
 @pytest.mark.slow
-def test_sigkill_of_the_main_process_leaves_nothing_running_and_nothing_to_do_twice(short, tmp_path, outputs):
+def test_sigkill_of_the_main_process_leaves_nothing_running_and_nothing_to_do_twice(
+    short, tmp_path, outputs, monkeypatch
+):
+    monkeypatch.setenv("TMPDIR", str(documents(tmp_path / "temporary")))
     folder = documents(tmp_path / "b", a="work", b="sleep 60")
     main = subprocess.Popen(command("batch", folder, "--jobs", 2), stdout=subprocess.DEVNULL)
     until((outputs / "a" / "report.html").exists)
+    until(lambda: read_batch("b", outputs).names("done"))
     sleeping_kernel(outputs, "b")
     main.kill()
     main.wait()
     until(lambda: not processes(outputs), 15)
+    assert list((tmp_path / "temporary").iterdir()) == []
     finished = did(outputs)
     (outputs / "b" / "train_corpus.json").write_text("work")
     (folder / "b.txt").write_text("work")
