@@ -69,7 +69,7 @@ def main() -> int:
         alone = pace(one_by_one(few, root / "alone"))
         one, _ = run_batch(few[0].parent, root / "one", 1)
         many, held = run_batch(pdfs[0].parent, root / "many", options.jobs)
-    one_pace, many_pace = pace(ends(one)), pace(ends(many))
+    one_pace, many_pace = pace(ends(one)), pace(ends(many), options.jobs)
     outcomes = sorted(many.outcomes.values(), key=lambda outcome: outcome.finished)[1:]
     part = max(1, len(outcomes) // 10)
     first, last = outcomes[:part], outcomes[-part:]
@@ -144,9 +144,9 @@ def ends(batch: Batch) -> list[float]:
     return [datetime.datetime.fromisoformat(outcome.finished).timestamp() for outcome in batch.outcomes.values()]
 
 
-def pace(ended: list[float]) -> float:
-    """Return the seconds for each run after the first one to end."""
-    return (max(ended) - min(ended)) / (len(ended) - 1)
+def pace(ended: list[float], jobs: int = 1) -> float:
+    """Return the seconds for each run after the first of each job."""
+    return (max(ended) - min(ended)) / (len(ended) - jobs)
 
 
 if __name__ == "__main__":
