@@ -100,7 +100,7 @@ class Parameter:
             return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
         if kind == "str" and isinstance(value, str | Path):
             return str(value)
-        if isinstance(value, str) and kind in ("int", "float", "bool"):
+        if isinstance(value, str) and kind in ("int", "float", "bool", "dict"):
             with contextlib.suppress(ValueError, yaml.YAMLError):
                 value = float(value) if kind == "float" else yaml.safe_load(value)
         if kind == "float" and isinstance(value, int) and not isinstance(value, bool):

@@ -18,7 +18,7 @@ def test_a_run_name_that_would_leave_outputs_is_refused(name, tmp_path):
 def test_every_notebook_declares_its_parameters_with_type_and_help():
     for step in CHAIN:
         for parameter in notebook_parameters(step.name).values():
-            assert parameter.type in ("str", "int", "float", "bool", "list"), parameter
+            assert parameter.type in ("str", "int", "float", "bool", "list", "dict"), parameter
             assert len(parameter.help) > 10, parameter
             assert parameter.convert(parameter.default) == parameter.default
 
@@ -43,6 +43,7 @@ def test_one_name_means_one_type_and_default_in_all_notebooks():
         ("LEARNING_RATE", 1, 1.0),
         ("TRUST_REMOTE_CODE", "true", True),
         ("LLM", "openai:gpt-4o-mini", "openai:gpt-4o-mini"),
+        ("FILTERS", "{round_trip: 10}", {"round_trip": 10}),
     ],
 )
 def test_text_from_the_command_line_becomes_the_declared_type(name, given, meant):
