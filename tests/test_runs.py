@@ -43,13 +43,19 @@ def test_one_name_means_one_type_and_default_in_all_notebooks():
         ("LEARNING_RATE", 1, 1.0),
         ("TRUST_REMOTE_CODE", "true", True),
         ("LLM", "openai:gpt-4o-mini", "openai:gpt-4o-mini"),
-        ("FILTERS", "{round_trip: 10}", {"round_trip": 10}),
     ],
 )
 def test_text_from_the_command_line_becomes_the_declared_type(name, given, meant):
     value = check_parameters({name: given})[name]
     assert value == meant
     assert type(value) is type(meant)
+
+
+def test_text_becomes_a_mapping():
+    parameter = runs.Parameter("X", "dict", {}, "some switches", "01_build_corpus")
+    assert parameter.convert("{a: 10}") == {"a": 10}
+    with pytest.raises(UserError, match="type dict"):
+        parameter.convert("a")
 
 
 @pytest.mark.parametrize(
