@@ -17,19 +17,19 @@ class EmbeddingQAFinetuneDataset(BaseModel):
     Args:
         queries: question id -> question.
         corpus: chunk id -> text of the chunk.
-        relevant_docs: question id -> ids of the chunks that answer it.
+        relevant_docs: question id -> ids of the chunks that answer it, or id -> grade (which LlamaIndex can't read).
         mode: always "text".
     """
 
     queries: dict[str, str]
     corpus: dict[str, str]
-    relevant_docs: dict[str, list[str]]
+    relevant_docs: dict[str, list[str] | dict[str, float]]
     mode: str = "text"
 
     @property
     def query_docid_pairs(self) -> list[tuple[str, list[str]]]:
         """Each question with the ids of its relevant chunks."""
-        return [(query, self.relevant_docs[query_id]) for query_id, query in self.queries.items()]
+        return [(query, list(self.relevant_docs[query_id])) for query_id, query in self.queries.items()]
 
     def save_json(self, path: str | Path) -> None:
         """Write the dataset to `path`, whole or not at all."""

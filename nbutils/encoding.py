@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -108,7 +109,8 @@ def encode(
                 normalize_embeddings=normalize,
             )  # fmt: skip
     elif kind == "query":
-        vectors = [model.get_query_embedding(text) for text in texts]
+        with ThreadPoolExecutor(getattr(model, "num_workers", None) or 1) as pool:  # a service takes them one by one
+            vectors = list(pool.map(model.get_query_embedding, texts))
     else:
         vectors = model.get_text_embedding_batch(texts, show_progress=show_progress)
     vectors = np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)

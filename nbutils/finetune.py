@@ -562,6 +562,8 @@ class SentenceTransformersFinetuneEngine:
             layers = next((m for m in transformer.modules() if isinstance(m, nn.ModuleList)), [])
             for module in [transformer.get_input_embeddings(), *layers[: self.frozen_layers]]:
                 module.requires_grad_(False)
+        if processes() == 1:
+            pass_sparse_gradients(transformer.get_input_embeddings())
         self._base_weights = _weights(self.model)
 
     def _add_lora(self, transformer: nn.Module) -> nn.Module:
@@ -724,6 +726,21 @@ def make_engine(engine: str, *args: Any, **options: Any) -> Any:
 
 def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
+
+
+def pass_sparse_gradients(embedding: nn.Embedding) -> None:
+    """Let each sub-batch add only the rows it used to the gradient of a large table.
+
+    The gradient itself stays dense, as the optimizer wants it.
+    """
+
+    def densify(weight: nn.Parameter) -> None:
+        if weight.grad.is_sparse:
+            weight.grad = weight.grad.to_dense()
+
+    if embedding.weight.requires_grad:
+        embedding.sparse = True
+        embedding.weight.register_post_accumulate_grad_hook(densify)
 
 
 def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:

@@ -183,7 +183,7 @@ def resolve_embed_model(name: "str | BaseEmbedding") -> "BaseEmbedding":
         _need_key("OPENAI_API_KEY", name)
         from llama_index.embeddings.openai import OpenAIEmbedding
 
-        return OpenAIEmbedding(model=model, embed_batch_size=100)
+        return OpenAIEmbedding(model=model, embed_batch_size=100, num_workers=8)
     if provider == "ollama":
         _need("llama_index.embeddings.ollama", "ollama", name)
         from llama_index.embeddings.ollama import OllamaEmbedding

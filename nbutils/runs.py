@@ -451,7 +451,7 @@ def run(
                 say(f"{head}: up to date")
                 continue
             say(head)
-            begun = time.perf_counter()
+            begun, started = time.perf_counter(), time.time()
             try:
                 execute(
                     step.name,
@@ -462,6 +462,9 @@ def run(
             except Exception as error:
                 result.status, result.failed_step, result.error = "failed", step.name, _reason(error)
                 this.record(step.name, error=result.error)
+                results = this.folder / "results" / "results.json"
+                if step is CHAIN[-1] and results.exists() and results.stat().st_mtime > started:  # it was all measured
+                    result.report = write_report(this)
                 return result
             result.seconds[step.name] = round(time.perf_counter() - begun, 1)
             this.record(step.name, fingerprint=this.fingerprint(step, defaults | mine), error=None)
@@ -626,14 +629,18 @@ def estimate(
             value["QUESTIONS_PER_CHUNK"],
             concurrency=value["CONCURRENCY"],
             journal_path=folder / "questions.jsonl",
+            cache=outputs_root() / ".cache",
+            filters=value["FILTERS"],
             language=value["LANGUAGE"] or None,
+            budget_calls=value["BUDGET_CALLS"] or None,
+            budget_tokens=value["BUDGET_TOKENS"] or None,
             prices=prices if any(prices.values()) else None,
             seed=value["SEED"],
         )
         for which, nodes in (("training", train), ("validation", val))
     }
     table = pd.DataFrame(rows).T
-    table.loc["both"] = table.sum()
+    table.loc["both"] = table.sum(min_count=2)
     return table
 
 
@@ -658,6 +665,9 @@ def notebook_html(notebook: Path, title: str) -> str:
     exporter.require_js_url = exporter.mathjax_url = exporter.mermaid_js_url = exporter.widget_renderer_url = ""
     content = nbformat.read(notebook, as_version=4)
     content.cells = [cell for cell in content.cells if "no-report" not in cell.metadata.get("tags", [])]
+    for cell in content.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.output_type != "error"]
     content.metadata["title"] = title
     content.cells.insert(0, nbformat.v4.new_markdown_cell(f"# {title}"))
     return exporter.from_notebook_node(content)[0]

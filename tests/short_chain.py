@@ -1,7 +1,8 @@
 """Short stand-ins for notebooks 01 to 04, with the real parameters: a run takes seconds and does what its input says.
 
 Each writes the files that its step must leave behind and notes in outputs/did.txt that it ran. The training file says
-what happens in step 2: `sleep 30`, `fail`, `kill` (the kernel), `hold 200` (MiB), anything else works.
+what happens in step 2: `sleep 30`, `fail`, `kill` (the kernel), `hold 200` (MiB), anything else works, but `forget`
+fails at the end of step 4.
 """
 
 import shutil
@@ -48,6 +49,8 @@ with open(run.path("results", "differences.csv"), "w") as file:
         ["synthetic", system, "base", metric, value - 0.5, value - 0.55, value - 0.45, 0.01, 0.02, 20]
         for (system, value), metric in itertools.product(systems.items(), metrics) if system != "base"])
 run.path("results", "results.json").write_text("{}")
+print("The verdict: it forgot what it knew.")
+if run.path("train_corpus.json").read_text() == "forget": raise UserError("The fine-tuned model forgot too much.")
 """,
 }
 DID = """

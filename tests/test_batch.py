@@ -682,3 +682,14 @@ def test_a_leaderboard_ranks_by_lift_and_tells_what_it_leaves_out(short, tmp_pat
     assert "Left out:\n  broken, 01_build_corpus: no text" in board.to_text()
     with pytest.raises(UserError, match=r"has results yet(.|\n)*broken, 01_build_corpus: no text"):
         compare_runs(["broken"], outputs=outputs)
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_for_forgetting_has_its_report(short, tmp_path):
+    for name, word in (("train", "forget"), ("val", "x")):
+        (tmp_path / f"{name}.txt").write_text(word)
+    files = {"TRAIN_FILES": str(tmp_path / "train.txt"), "VAL_FILES": str(tmp_path / "val.txt")}
+    result = runs.run("forgot", files, outputs=tmp_path / "outputs", say=lambda line: None)
+    assert (result.status, result.failed_step) == ("failed", "04_evaluate_models")
+    page = result.report.read_text()
+    assert "The verdict: it forgot" in page and "Traceback" not in page and "UserError" not in page

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from llama_index.core import VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import TextNode
+from pydantic import PrivateAttr
 
 from nbutils.analysis import (
     examples_html,
@@ -27,6 +28,7 @@ from nbutils.analysis import (
 from nbutils.cache import EmbeddingCache, model_fingerprint
 from nbutils.common import UserError
 from nbutils.dataset import EmbeddingQAFinetuneDataset
+from nbutils.encoding import encode
 from nbutils.evaluate import (
     METRICS,
     compare_models,
@@ -582,6 +584,29 @@ def test_grades_count(model):
     table = compare_models(dataset, [Words()], verbose=False).table
     assert table.value.between(0, 1).all()
     assert relevance(dataset)["q0"] == {chunk: float(grade) for chunk, grade in dataset.relevant_docs["q0"].items()}
+
+
+def test_a_dataset_keeps_its_grades_in_its_file(model, tmp_path):
+    grades = {"q": {"a": 2.0, "b": 1.0}}
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"q": "ships"}, corpus={"a": "ships", "b": "a ship", "c": "rails"}, relevant_docs=grades
+    )
+    dataset.save_json(tmp_path / "graded.json")
+    read = EmbeddingQAFinetuneDataset.from_json(tmp_path / "graded.json")
+    assert relevance(read) == grades and read.query_docid_pairs == [("ships", ["a", "b"])]
+    assert evaluate(read, Words())[0]["is_hit"]
+
+
+def test_a_service_is_asked_for_several_queries_at_once_and_their_order_stays():
+    class Service(Words):
+        _together: threading.Barrier = PrivateAttr(default_factory=lambda: threading.Barrier(4, timeout=20))
+
+        def _get_query_embedding(self, query):
+            self._together.wait()
+            return self._vector(query)
+
+    queries = ["ship", "rail", "sea", "rate"]
+    assert np.array_equal(encode(Service(num_workers=4), queries, "query"), encode(Words(), queries, "query"))
 
 
 def test_results_are_exported_tidy_and_in_trec_format(comparison, tmp_path):

@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel, TrainerCallback
 from nbutils.common import UserError
 from nbutils.dataset import EmbeddingQAFinetuneDataset
 from nbutils.documented import DocumentedEngine
-from nbutils.finetune import SentenceTransformersFinetuneEngine, make_engine, search_scores
+from nbutils.finetune import SentenceTransformersFinetuneEngine, make_engine, pass_sparse_gradients, search_scores
 from nbutils.grouped import GroupedRankingLoss
 from nbutils.providers import packaged_model
 
@@ -113,12 +113,15 @@ def test_loss_is_the_reference_whatever_the_sub_batches(data):
     expected = reference(*(model(f)["sentence_embedding"] for f in features), own, answers, 5.0)
     expected.backward()
     gradient = model.table.weight.grad.clone()
-    for per_pass, kept in ((1000, None), (7, 0), (5, 10)):
+    for per_pass, kept, sparse in ((1000, None, False), (7, 0, False), (5, 10, True), (7, 0, True)):
         model.zero_grad()
+        if sparse and not model.table.sparse:
+            pass_sparse_gradients(model.table)
         loss = GroupedRankingLoss(model, answers, scale=5.0, tokens_per_pass=per_pass, tokens_kept=kept)
         value = loss(features, labels)
         value.backward()
         assert value.item() == pytest.approx(expected.item(), rel=1e-4)
+        assert not model.table.weight.grad.is_sparse
         assert torch.allclose(model.table.weight.grad, gradient, atol=1e-5)
 
 

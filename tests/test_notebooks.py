@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from nbutils import runs
+from nbutils.corpus import read_corpus
 
 
 @pytest.mark.slow
@@ -131,11 +132,13 @@ def test_what_goes_wrong_is_named_and_nothing_half_written_stays(
 
 
 @pytest.mark.slow
-def test_plain_papermill_works_from_any_folder(project, two_texts, tmp_path):
+@pytest.mark.parametrize("validation", [("-p", "VAL_FILES", "val.txt"), ("-y", "VAL_FILES: []")])
+def test_plain_papermill_works_from_any_folder(project, two_texts, tmp_path, validation):
     done = subprocess.run(
         [sys.executable, "-m", "papermill", "--no-progress-bar", str(project / "notebooks" / "01_build_corpus.ipynb"),
-         "out.ipynb", "-p", "TRAIN_FILES", "train.txt", "-p", "VAL_FILES", "val.txt", "-p", "RUN_NAME", "plain"],
+         "out.ipynb", "-p", "TRAIN_FILES", "train.txt", *validation, "-p", "RUN_NAME", "plain"],
         cwd=two_texts, capture_output=True, text=True, env=os.environ | {"NBUTILS_OUTPUTS": str(tmp_path / "o")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "o" / "plain" / "train_corpus.json").exists()
+    for part in ("train", "val"):
+        assert len(read_corpus(tmp_path / "o" / "plain" / f"{part}_corpus.json")) > 1
