@@ -91,8 +91,7 @@ def work(options: argparse.Namespace, task: dict) -> dict:
                 "epochs": trainer.summary["recipe"]["epochs"],
             }
             model = load_model(f"{folder}/model")
-    everything = {**search_scores(model, data, asked)}
-    return result | everything | {"reads": model.max_seq_length, "questions": len(asked)}
+    return result | search_scores(model, held_out_dataset) | {"reads": model.max_seq_length, "questions": len(asked)}
 
 
 def report(results: list[dict], options: argparse.Namespace) -> None:
