@@ -104,7 +104,8 @@ def main() -> int:
             )
             for model, asked in zip(models, tests, strict=True)
         ]  # fmt: skip
-        human = [np.concatenate([reciprocal_ranks(model, *one) for one in filings]) for model in models if filings]
+        distinct = dict.fromkeys(models) if filings else ()
+        human = [np.concatenate([reciprocal_ranks(model, *one) for one in filings]) for model in distinct]
         return np.concatenate(held_out), np.stack(human) if human else np.empty((2, 0))
 
     def cells(name: str, count: int | str, held_out: np.ndarray, human: np.ndarray) -> None:

@@ -391,8 +391,8 @@ class SentenceTransformersFinetuneEngine:
     def finetune(self, **train_kwargs: Any) -> None:
         """Train, keep the best model seen on the development split, and write it to `model_output_path`.
 
-        Ctrl-C stops early and keeps the best so far. If no evaluation beats the base model, as shipped or reading
-        as far as the fine-tuned one, the base is written and `summary["kept"]` says so.
+        Ctrl-C stops early and keeps the best so far. If no evaluation beats the base model reading as far, the base is
+        written and `summary["kept"]` says so; a warning tells if only the base as shipped, reading less, did better.
 
         Args:
             train_kwargs: epochs, batch_size, learning_rate, evaluation_steps, show_progress_bar, save_checkpoints,
@@ -446,12 +446,11 @@ class SentenceTransformersFinetuneEngine:
         if not stopped and trainer.state.global_step < trainer.state.max_steps:
             stopped = "no gain"
         self.model = trainer.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        kept = "fine-tuned" if recorder.best_weights is not None else "base"
+        self.model.load_state_dict(recorder.best_weights or self._base_weights)
         shipped_is_best = as_shipped.get(DEV_SCORE, 0) > recorder.best.get(DEV_SCORE, 0)
-        kept = "base" if recorder.best_weights is None or shipped_is_best else "fine-tuned"
-        self.model.load_state_dict(self._base_weights if kept == "base" else recorder.best_weights)
-        if shipped_is_best:
-            recorder.best, recorder.best_step = as_shipped, 0
-            self.model.max_seq_length = self.shipped_max_seq_length
+        if kept == "base" and shipped_is_best:
+            recorder.best, self.model.max_seq_length = as_shipped, self.shipped_max_seq_length
         if self.lora_rank:
             self._merge_lora()
         if trainer.is_world_process_zero():
@@ -484,6 +483,13 @@ class SentenceTransformersFinetuneEngine:
             if kept == "base":
                 warnings.warn(
                     "Fine-tuning did not beat the base model on the development split; the base model is kept.",
+                    stacklevel=2,
+                )
+            elif shipped_is_best:
+                warnings.warn(
+                    f"On the development split the base model as shipped, reading {self.shipped_max_seq_length} tokens, "
+                    f"did better ({as_shipped[DEV_SCORE]:.3f}) than the fine-tuned one "
+                    f"({recorder.best[DEV_SCORE]:.3f}). Compare both in notebook 4 before you use it.",
                     stacklevel=2,
                 )
 
