@@ -551,6 +551,8 @@ class SentenceTransformersFinetuneEngine:
         trainer.recorder, trainer.shuffle = recorder, self.shuffle
         trainer.checkpoint_limit = self.checkpoint_save_total_limit
         self.loss_module = trainer.loss
+        if processes() == 1:
+            pass_sparse_gradients(self.model.transformers_model.get_input_embeddings())
         return trainer, len(groups)
 
     def _prepare_weights(self) -> None:
@@ -568,8 +570,6 @@ class SentenceTransformersFinetuneEngine:
             layers = next((m for m in transformer.modules() if isinstance(m, nn.ModuleList)), [])
             for module in [transformer.get_input_embeddings(), *layers[: self.frozen_layers]]:
                 module.requires_grad_(False)
-        if processes() == 1:
-            pass_sparse_gradients(transformer.get_input_embeddings())
         self._base_weights = _weights(self.model)
 
     def _add_lora(self, transformer: nn.Module) -> nn.Module:
