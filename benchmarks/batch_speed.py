@@ -3,11 +3,12 @@
     python benchmarks/batch_speed.py [--pdfs 100] [--few 6] [--jobs 2] [--pages 4]
 
 Makes short PDFs of its own and runs notebooks 01 to 04 on the first FEW of them by papermill alone, one after the
-other, then on the same by `nbutils batch --jobs 1`, then on all of them with JOBS, each from empty folders. The first
-run of each fills the shared cache and does not count. Prints a Markdown table.
+other, then by `nbutils batch --jobs 1`, then by papermill alone once more, so that a machine that grows slower or
+faster favours neither; then on all of them with JOBS. Each starts from an empty folder; its first run fills the shared
+cache and does not count. Prints a Markdown table.
 
-A run of these four notebooks costs about 35 s of processor time, nearly all of it for starting kernels and importing
-PyTorch: 100 PDFs take about half an hour on 2 cores and 10 GB in the temporary folder, `--pdfs 16` five minutes.
+A run of these four notebooks costs about 40 s of processor time, nearly all of it for starting kernels and importing
+PyTorch: 100 PDFs take about 45 minutes on 2 cores and 10 GB in the temporary folder, `--pdfs 16` a quarter of an hour.
 """
 
 import argparse
@@ -66,16 +67,18 @@ def main() -> int:
         few = [root / "few" / pdf.name for pdf in pdfs[: options.few]]
         for link, pdf in zip(few, pdfs, strict=False):
             link.hardlink_to(pdf)
-        alone = pace(one_by_one(few, root / "alone"))
+        before = pace(one_by_one(few, root / "before"))
         one, _ = run_batch(few[0].parent, root / "one", 1)
+        after = pace(one_by_one(few, root / "after"))
         many, held = run_batch(pdfs[0].parent, root / "many", options.jobs)
+    alone = (before + after) / 2
     one_pace, many_pace = pace(ends(one)), pace(ends(many), options.jobs)
     outcomes = sorted(many.outcomes.values(), key=lambda outcome: outcome.finished)[1:]
     part = max(1, len(outcomes) // 10)
     first, last = outcomes[:part], outcomes[-part:]
     megabytes = [mean(each.peak_memory for each in some) / 2**20 for some in (first, last)]
     rows = {
-        "papermill alone, one by one": f"{alone:.1f} s a run",
+        "papermill alone, one by one": f"{alone:.1f} s a run (before and after: {before:.1f}, {after:.1f})",
         "`nbutils batch --jobs 1`": f"{one_pace:.1f} s a run, {100 * (one_pace / alone - 1):+.1f} %",
         f"`nbutils batch --jobs {options.jobs}`": f"{many_pace:.1f} s a run, {one_pace / many_pace:.2f} times as fast",
         "seconds of a run, first and last tenth": " and ".join(f"{mean(r.seconds for r in p):.1f}" for p in (first, last)),

@@ -1,9 +1,13 @@
 """What the questions one trains on do to the fine-tuned model: filtered or not, by a language model or offline.
 
     python benchmarks/questions_effect.py DATASET.json [--human FOLDER] [--variants given filtered offline …]
+        [--train PDF …]
 
 The chunks are split into the first and the second half of the document. For each variant a model is trained on either
 half with the engine's defaults and asked all questions of the other half, as they are in DATASET.json, over all chunks.
+With `--train`, one more model is trained for each offline variant on questions about those documents, in chunks of 1,024
+tokens, and asked everything: they should be others than those of DATASET.json.
+
 With `--human`, a folder of filings and questions that people wrote (`human_questions/dev.jsonl`, `filings/*.pdf`), each
 of those is searched in its own filing, in chunks of 1,024 tokens; a hit is a chunk from one of its pages.
 
@@ -45,11 +49,7 @@ def training_set(dataset, chunk_ids: list[str], variant: str) -> EmbeddingQAFine
     """Return these chunks with the questions of a variant."""
     corpus = {chunk_id: dataset.corpus[chunk_id] for chunk_id in chunk_ids}
     if variant in OFFLINE:
-        writer = OfflineQuestionWriter.for_corpus(corpus.values())
-        asked = {c: writer.questions(text, OFFLINE[variant]) for c, text in corpus.items()}
-        queries = {f"{c}-{n}": question for c, questions in asked.items() for n, question in enumerate(questions)}
-        relevant = {f"{c}-{n}": [c] for c, questions in asked.items() for n in range(len(questions))}
-        return EmbeddingQAFinetuneDataset(queries=queries, corpus=corpus, relevant_docs=relevant)
+        return offline_questions(corpus, OFFLINE[variant])
     filters = FILTERED[variant]
     about = {query_id: ids[0] for query_id, ids in dataset.relevant_docs.items() if ids[0] in corpus}
     asked = [q for q, chunk_id in about.items() if not skip_reason(corpus[chunk_id], filters)]
@@ -60,6 +60,25 @@ def training_set(dataset, chunk_ids: list[str], variant: str) -> EmbeddingQAFine
         corpus=corpus,
         relevant_docs={q: [about[q]] for q in kept},
     )
+
+
+def offline_questions(corpus: dict[str, str], number: int) -> EmbeddingQAFinetuneDataset:
+    """Return chunks with the offline writer's questions about each."""
+    writer = OfflineQuestionWriter.for_corpus(corpus.values())
+    asked = {c: writer.questions(text, number) for c, text in corpus.items()}
+    queries = {f"{c}-{n}": question for c, questions in asked.items() for n, question in enumerate(questions)}
+    relevant = {f"{c}-{n}": [c] for c, questions in asked.items() for n in range(len(questions))}
+    return EmbeddingQAFinetuneDataset(queries=queries, corpus=corpus, relevant_docs=relevant)
+
+
+def tuned(train: EmbeddingQAFinetuneDataset):
+    """Return the model that the engine makes of a training set with its defaults."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine = SentenceTransformersFinetuneEngine(
+            train, model_output_path=Path(folder) / "model", show_progress_bar=False
+        )
+        engine.finetune()
+        return engine.model
 
 
 def reciprocal_ranks(model, questions: list[str], answers: list[set[int]], texts: list[str]) -> np.ndarray:
@@ -86,6 +105,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
     parser.add_argument("--human", type=Path)
+    parser.add_argument("--train", nargs="*", default=[], help="documents to ask offline questions about")
     parser.add_argument("--variants", nargs="*", default=[*FILTERED, *OFFLINE], choices=[*FILTERED, *OFFLINE])
     options = parser.parse_args()
     dataset = EmbeddingQAFinetuneDataset.from_json(options.dataset)
@@ -128,17 +148,14 @@ def main() -> int:
     cells("none: base as shipped", "", held, shipped_human)
     cells(f"none: base reading {LENGTH_THAT_PAYS} tokens", "", base, base_human)
     for variant in options.variants:
-        models, count = [], 0
-        for half in halves:
-            train = training_set(dataset, half, variant)
-            count += len(train.queries)
-            with tempfile.TemporaryDirectory() as folder:
-                engine = SentenceTransformersFinetuneEngine(
-                    train, model_output_path=Path(folder) / "model", show_progress_bar=False
-                )
-                engine.finetune()
-                models.append(engine.model)
-        cells(variant, count, *measure(models))
+        trains = [training_set(dataset, half, variant) for half in halves]
+        cells(variant, sum(len(train.queries) for train in trains), *measure([tuned(train) for train in trains]))
+    if options.train:
+        nodes = load_corpus(options.train, chunk_size=1024, chunk_overlap=200)
+        other = {node.node_id: node.get_content() for node in nodes}
+        for variant in [each for each in options.variants if each in OFFLINE]:
+            train = offline_questions(other, OFFLINE[variant])
+            cells(f"{variant}, about --train", len(train.queries), *measure([tuned(train)] * 2))
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
     ).stdout.strip()
