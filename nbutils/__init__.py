@@ -4,7 +4,12 @@ The names below are the public ones. They load on first use, so that `import nbu
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# OpenMP's threads spin 300,000 times before they sleep. Where another process needs a core, that makes PyTorch several
+# times as slow; this costs a few percent of an idle machine. It counts only if set before PyTorch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 _HOME = {
     "EmbeddingQAFinetuneDataset": "dataset",

@@ -1,4 +1,6 @@
+import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -55,3 +57,19 @@ def test_a_full_disk_is_a_user_error_and_leaves_the_old_file(tmp_path):
 def test_content_hash_tells_parts_apart():
     assert content_hash("a", "bc") != content_hash("ab", "c")
     assert content_hash("a") == content_hash("a")
+
+
+@pytest.mark.parametrize("own", [None, "5"])
+def test_openmp_yields_to_other_processes_unless_told_otherwise(own):
+    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    environment |= {"GOMP_SPINCOUNT": own} if own else {}
+    code = "import nbutils, os, sys; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [own or "1000", "False"]
+
+
+@pytest.mark.parametrize("name", ["03_finetune_embedding", "04_evaluate_models"])
+def test_the_notebooks_that_compute_import_nbutils_first(project, name):
+    cells = json.loads((project / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert re.findall(r"^(?:import|from) (torch|sentence_transformers|nbutils)\b", code, re.M)[0] == "nbutils"
