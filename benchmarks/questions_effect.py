@@ -6,7 +6,7 @@
 The chunks are split into the first and the second half of the document. For each variant a model is trained on either
 half with the engine's defaults and asked all questions of the other half, as they are in DATASET.json, over all chunks.
 With `--train`, one more model is trained on offline questions about those documents, in chunks of 1,024 tokens, and asked
-everything: they should be others than those of DATASET.json. (`--variants` with no name leaves out the halves.)
+everything: they should be others than those of DATASET.json. From that model, the halves are trained once more.
 
 With `--human`, a folder of filings and questions that people wrote (`human_questions/dev.jsonl`, `filings/*.pdf`), each
 of those is searched in its own filing, in chunks of 1,024 tokens; a hit is a chunk from one of its pages.
@@ -71,14 +71,11 @@ def offline_questions(corpus: dict[str, str], number: int) -> EmbeddingQAFinetun
     return EmbeddingQAFinetuneDataset(queries=queries, corpus=corpus, relevant_docs=relevant)
 
 
-def tuned(train: EmbeddingQAFinetuneDataset):
-    """Return the model that the engine makes of a training set with its defaults."""
-    with tempfile.TemporaryDirectory() as folder:
-        engine = SentenceTransformersFinetuneEngine(
-            train, model_output_path=Path(folder) / "model", show_progress_bar=False
-        )
-        engine.finetune()
-        return engine.model
+def tuned(train: EmbeddingQAFinetuneDataset, folder: Path, base: str | Path = DEFAULT_MODEL):
+    """Return the model that the engine makes of a training set with its defaults, and write it to `folder`."""
+    engine = SentenceTransformersFinetuneEngine(train, base, folder, show_progress_bar=False)
+    engine.finetune()
+    return engine.model
 
 
 def reciprocal_ranks(model, questions: list[str], answers: list[set[int]], texts: list[str]) -> np.ndarray:
@@ -147,14 +144,19 @@ def main() -> int:
     base, base_human = measure([load_model(DEFAULT_MODEL, max_seq_length=LENGTH_THAT_PAYS)] * 2)
     cells("none: base as shipped", "", held, shipped_human)
     cells(f"none: base reading {LENGTH_THAT_PAYS} tokens", "", base, base_human)
-    for variant in options.variants:
-        trains = [training_set(dataset, half, variant) for half in halves]
-        cells(variant, sum(len(train.queries) for train in trains), *measure([tuned(train) for train in trains]))
-    if options.train:
-        nodes = load_corpus(options.train, chunk_size=1024, chunk_overlap=200)
-        other = {node.node_id: node.get_content() for node in nodes}
-        train = offline_questions(other, OFFLINE["offline"])
-        cells("offline, about --train", len(train.queries), *measure([tuned(train)] * 2))
+    trains = {variant: [training_set(dataset, half, variant) for half in halves] for variant in options.variants}
+    with tempfile.TemporaryDirectory() as temporary:
+        model, first = Path(temporary) / "model", Path(temporary) / "first"
+        for variant, sets in trains.items():
+            count = sum(len(train.queries) for train in sets)
+            cells(variant, count, *measure([tuned(train, model) for train in sets]))
+        if options.train:
+            nodes = load_corpus(options.train, chunk_size=1024, chunk_overlap=200)
+            train = offline_questions({node.node_id: node.get_content() for node in nodes}, OFFLINE["offline"])
+            cells("offline, about --train", len(train.queries), *measure([tuned(train, first)] * 2))
+            for variant, sets in trains.items():
+                count = sum(len(train.queries) for train in sets)
+                cells(f"… then {variant}", count, *measure([tuned(train, model, first) for train in sets]))
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
     ).stdout.strip()
