@@ -445,7 +445,7 @@ class SentenceTransformersFinetuneEngine:
             ) from error
         if not stopped and trainer.state.global_step < trainer.state.max_steps:
             stopped = "no gain"
-        self.model = trainer.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self._unwrap(trainer)
         kept = "fine-tuned" if recorder.best_weights is not None else "base"
         self.model.load_state_dict(recorder.best_weights or self._base_weights)
         shipped_is_best = as_shipped.get(DEV_SCORE, 0) > recorder.best.get(DEV_SCORE, 0)
@@ -585,6 +585,16 @@ class SentenceTransformersFinetuneEngine:
     def _merge_lora(self) -> None:
         adapted = next(module for module in self.model.modules() if hasattr(module, "merge_and_unload"))
         _replace(self.model, adapted, adapted.merge_and_unload())
+
+    def _unwrap(self, trainer: _Trainer) -> None:
+        """Take the model out of the trainer's wrapper, and let go of the wrapper.
+
+        Were it to outlive the process group, it would take the group with it while holding Python's lock, which
+        the group's own threads may be waiting for: now and then a run would never end.
+        """
+        self.model = trainer.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.loss_module.model = trainer.model_wrapped = self.model
+        trainer.accelerator.free_memory()
 
     def _measure(self) -> dict[str, float]:
         """Return the scores of the model on the development split, the same in every process."""

@@ -411,13 +411,31 @@ def test_any_loss_of_sentence_transformers(tiny, dataset, tmp_path):
     assert engine.summary["recipe"]["loss"] == "MultipleNegativesRankingLoss"
 
 
+TWO = """
+import gc, sys, torch
+from torch.nn.parallel import DistributedDataParallel
+from nbutils.finetune import SentenceTransformersFinetuneEngine, main
+
+finetune = SentenceTransformersFinetuneEngine.finetune
+
+def finetune_and_look(engine):
+    assert not finetune(engine)
+    left = [thing for thing in gc.get_objects() if type(thing) is DistributedDataParallel]
+    assert not left, "a wrapper that outlives the process group can hang the process"
+
+SentenceTransformersFinetuneEngine.finetune = finetune_and_look
+main(sys.argv[1:])
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_end_with_the_model_of_one(tiny, dataset, tmp_path):
     dataset.save_json(tmp_path / "data.json")
+    (tmp_path / "two.py").write_text(TWO)
     options = ["--model-id", tiny, "--epochs", "2", "--batch-size", "8", "--learning-rate", "0.003"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     one = [sys.executable, "-m", "nbutils.finetune"]
-    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611", *one[1:]]
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", tmp_path / "two.py"]
     for name, command in (("one", one), ("two", two)):
         subprocess.run(
             [*command, tmp_path / "data.json", "--output", tmp_path / name, *options],
