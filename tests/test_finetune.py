@@ -1,10 +1,12 @@
 """Fine-tuning: the loss against a slow reference, the engine on a tiny model, crashes, resumption, processes."""
 
+import inspect
 import itertools
 import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -445,6 +447,21 @@ def test_two_processes_end_with_the_model_of_one(tiny, dataset, tmp_path):
     vectors = [model.encode_document(list(dataset.corpus.values())) for model in models]
     moved = SentenceTransformer(tiny, device="cpu").encode_document(list(dataset.corpus.values()))
     assert (vectors[0] * vectors[1]).sum(1).min() > 0.999 > 0.99 > (vectors[0] * moved).sum(1).mean()
+
+
+def test_the_readme_s_lines_train(dataset, tmp_path, monkeypatch):
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    lines = next(block for block in blocks if "SentenceTransformersFinetuneEngine(" in block)
+    (tmp_path / "outputs/tutorial").mkdir(parents=True)
+    dataset.save_json(tmp_path / "outputs/tutorial/train_dataset.json")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(lines, names)
+    assert names["engine"].summary["kept"] == "fine-tuned"
+    assert len(names["embed_model"].get_query_embedding("net debt")) == 384
+    options = re.findall(r"(\w+)=", readme.split("What else the engine takes")[1].split("```bash")[0])
+    assert set(options) <= set(inspect.signature(SentenceTransformersFinetuneEngine.__init__).parameters)
 
 
 def test_engines_by_name(tiny, dataset, tmp_path):
