@@ -1,12 +1,15 @@
 """What the questions one trains on do to the fine-tuned model: filtered or not, by a language model or offline.
 
     python benchmarks/questions_effect.py DATASET.json [--human FOLDER] [--variants given filtered offline …]
-        [--train PDF …]
+        [--train PDF …] [--engine '{"scale": 40}' …]
 
 The chunks are split into the first and the second half of the document. For each variant a model is trained on either
 half with the engine's defaults and asked all questions of the other half, as they are in DATASET.json, over all chunks.
 With `--train`, one more model is trained on offline questions about those documents, in chunks of 1,024 tokens, and asked
 everything: they should be others than those of DATASET.json. From that model, the halves are trained once more.
+
+With `--engine`, a model is trained on the questions as given with each of these options of the engine, and reads as far as
+it was trained to: what a lever does.
 
 With `--human`, a folder of filings and questions that people wrote (`human_questions/dev.jsonl`, `filings/*.pdf`), each
 of those is searched in its own filing, in chunks of 1,024 tokens; a hit is a chunk from one of its pages.
@@ -71,9 +74,9 @@ def offline_questions(corpus: dict[str, str], number: int) -> EmbeddingQAFinetun
     return EmbeddingQAFinetuneDataset(queries=queries, corpus=corpus, relevant_docs=relevant)
 
 
-def tuned(train: EmbeddingQAFinetuneDataset, folder: Path, base: str | Path = DEFAULT_MODEL):
-    """Return the model that the engine makes of a training set with its defaults, and write it to `folder`."""
-    engine = SentenceTransformersFinetuneEngine(train, base, folder, show_progress_bar=False)
+def tuned(train: EmbeddingQAFinetuneDataset, folder: Path, base: str | Path = DEFAULT_MODEL, **options):
+    """Return the model that the engine makes of a training set, and write it to `folder`."""
+    engine = SentenceTransformersFinetuneEngine(train, base, folder, show_progress_bar=False, **options)
     engine.finetune()
     return engine.model
 
@@ -104,6 +107,7 @@ def main() -> int:
     parser.add_argument("--human", type=Path)
     parser.add_argument("--train", nargs="*", default=[], help="documents to ask offline questions about")
     parser.add_argument("--variants", nargs="*", default=[*FILTERED, *OFFLINE], choices=[*FILTERED, *OFFLINE])
+    parser.add_argument("--engine", nargs="*", default=[], type=json.loads, help="options of the engine, as JSON")
     options = parser.parse_args()
     dataset = EmbeddingQAFinetuneDataset.from_json(options.dataset)
     chunks = list(dataset.corpus)
@@ -150,6 +154,10 @@ def main() -> int:
         for variant, sets in trains.items():
             count = sum(len(train.queries) for train in sets)
             cells(variant, count, *measure([tuned(train, model) for train in sets]))
+        for engine in options.engine:
+            sets = [training_set(dataset, half, "given") for half in halves]
+            count = sum(len(train.queries) for train in sets)
+            cells(f"given, {json.dumps(engine)}", count, *measure([tuned(train, model, **engine) for train in sets]))
         if options.train:
             nodes = load_corpus(options.train, chunk_size=1024, chunk_overlap=200)
             train = offline_questions({node.node_id: node.get_content() for node in nodes}, OFFLINE["offline"])
