@@ -8,8 +8,8 @@ half with the engine's defaults and asked all questions of the other half, as th
 With `--train`, one more model is trained on offline questions about those documents, in chunks of 1,024 tokens, and asked
 everything: they should be others than those of DATASET.json. From that model, the halves are trained once more.
 
-With `--engine`, a model is trained on the questions as given with each of these options of the engine, and reads as far as
-it was trained to: what a lever does.
+With `--engine`, a model is trained on the questions as given with each of these options of the engine: what a lever does.
+All models read 512 tokens when they are asked, however they were trained.
 
 With `--human`, a folder of filings and questions that people wrote (`human_questions/dev.jsonl`, `filings/*.pdf`), each
 of those is searched in its own filing, in chunks of 1,024 tokens; a hit is a chunk from one of its pages.
@@ -75,9 +75,10 @@ def offline_questions(corpus: dict[str, str], number: int) -> EmbeddingQAFinetun
 
 
 def tuned(train: EmbeddingQAFinetuneDataset, folder: Path, base: str | Path = DEFAULT_MODEL, **options):
-    """Return the model that the engine makes of a training set, and write it to `folder`."""
+    """Return the model that the engine makes of a training set, reading 512 tokens, and write it to `folder`."""
     engine = SentenceTransformersFinetuneEngine(train, base, folder, show_progress_bar=False, **options)
     engine.finetune()
+    engine.model.max_seq_length = LENGTH_THAT_PAYS
     return engine.model
 
 
@@ -154,10 +155,10 @@ def main() -> int:
         for variant, sets in trains.items():
             count = sum(len(train.queries) for train in sets)
             cells(variant, count, *measure([tuned(train, model) for train in sets]))
-        for engine in options.engine:
-            sets = [training_set(dataset, half, "given") for half in halves]
-            count = sum(len(train.queries) for train in sets)
-            cells(f"given, {json.dumps(engine)}", count, *measure([tuned(train, model, **engine) for train in sets]))
+        given = [training_set(dataset, half, "given") for half in halves]
+        for lever in options.engine:
+            models = [tuned(train, model, **lever) for train in given]
+            cells(f"given, {json.dumps(lever)}", len(dataset.queries), *measure(models))
         if options.train:
             nodes = load_corpus(options.train, chunk_size=1024, chunk_overlap=200)
             train = offline_questions({node.node_id: node.get_content() for node in nodes}, OFFLINE["offline"])
