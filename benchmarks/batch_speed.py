@@ -28,7 +28,7 @@ import psutil
 from reportlab.lib.styles import getSampleStyleSheet
 from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate
 
-from nbutils.batch import Batch, read_batch
+from nbutils.pipeline.batch import Batch, read_batch
 
 PARAMETERS = {"EPOCHS": 1, "QUESTIONS_PER_CHUNK": 1}
 PLACES = ["harbour", "mill", "quarry", "foundry", "dairy", "orchard", "brewery", "tannery"]
@@ -36,7 +36,7 @@ THINGS = ["crane", "boiler", "kiln", "press", "furnace", "pump", "wagon", "lathe
 
 ONE_BY_ONE = f"""
 import sys, time, papermill
-from nbutils import runs
+from nbutils.pipeline import run as runs
 for pdf in sys.argv[2:]:
     name = pdf.rpartition("/")[2].removesuffix(".pdf")
     values = {{"TRAIN_FILES": [pdf], "VAL_FILES": []}} | {PARAMETERS}

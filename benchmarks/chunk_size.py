@@ -8,10 +8,10 @@ Every size is searched by the base model as shipped; a hit is a chunk from a pag
 import sys
 from pathlib import Path
 
-from nbutils.corpus import corpus_summary, load_corpus
-from nbutils.evaluate import compare_models
-from nbutils.providers import DEFAULT_MODEL
-from nbutils.question_sets import load_gold_questions
+from nbutils.corpus.chunks import corpus_summary, load_corpus
+from nbutils.evaluation.compare import compare_models
+from nbutils.evaluation.gold import load_gold_questions
+from nbutils.models.names import DEFAULT_MODEL
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 

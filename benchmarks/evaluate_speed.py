@@ -29,13 +29,13 @@ LYFT = PROJECT.parent / "shared" / "data" / "lyft_2021_gpt35_questions.json"
 
 def load_dataset(path: Path | None):
     """Return the walkthrough's own Lyft set where it is at hand, else the sample reports with offline questions."""
-    from nbutils.dataset import EmbeddingQAFinetuneDataset
+    from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 
     if path or LYFT.is_file():
         return EmbeddingQAFinetuneDataset.from_json(path or LYFT)
-    from nbutils.corpus import load_corpus
-    from nbutils.providers import resolve_llm
-    from nbutils.questions import generate_qa_embedding_pairs
+    from nbutils.corpus.chunks import load_corpus
+    from nbutils.models.names import resolve_llm
+    from nbutils.questions.generate import generate_qa_embedding_pairs
 
     nodes = load_corpus([PROJECT / "data" / "sample"], chunk_size=256, chunk_overlap=20)
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +59,7 @@ def documented(dataset, embedding, model):
 
 
 def ours(dataset, model, bf16):
-    from nbutils.evaluate import evaluate, evaluate_st
+    from nbutils.evaluation.compare import evaluate, evaluate_st
 
     with tempfile.TemporaryDirectory() as folder:
         rows = evaluate(dataset, model, 5, bf16=bf16, cache=folder)
@@ -75,8 +75,8 @@ def timed(function, *arguments):
 def whole(dataset, rounds: int) -> list[tuple[str, str, str, str, str]]:
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
-    from nbutils.encoding import use_bf16
-    from nbutils.providers import DEFAULT_MODEL, load_model, resolve_model
+    from nbutils.models.encoding import use_bf16
+    from nbutils.models.names import DEFAULT_MODEL, load_model, resolve_model
 
     embedding, model = HuggingFaceEmbedding(resolve_model(DEFAULT_MODEL)), load_model(DEFAULT_MODEL)
     ways = {"documented": lambda: documented(dataset, embedding, model), "fp32": lambda: ours(dataset, model, False)}
@@ -101,8 +101,8 @@ def whole(dataset, rounds: int) -> list[tuple[str, str, str, str, str]]:
 
 def vector_store(dataset) -> str:
     """Let an approximate index (HNSW of faiss) stand in for the exact search and report its recall against it."""
-    from nbutils.evaluate import evaluate, store_recall
-    from nbutils.providers import DEFAULT_MODEL
+    from nbutils.evaluation.compare import evaluate, store_recall
+    from nbutils.models.names import DEFAULT_MODEL
 
     try:
         import faiss
@@ -125,7 +125,7 @@ def search_alone(chunks: int, queries: int = 800, sample: int = 40) -> tuple[str
     from llama_index.core.embeddings import MockEmbedding
     from llama_index.core.schema import TextNode
 
-    from nbutils.search import retrieve_as_llama_index
+    from nbutils.models.search import retrieve_as_llama_index
 
     rng = np.random.default_rng(0)
     corpus, asked = (rng.normal(size=(n, 384)).astype(np.float32) for n in (chunks, queries))
@@ -156,7 +156,7 @@ def search_alone(chunks: int, queries: int = 800, sample: int = 40) -> tuple[str
 
 def large(chunks: int, queries: int = 1000) -> None:
     """Search `chunks` chunks for 1,000 queries and print the peak memory of this process as JSON."""
-    from nbutils.search import vector_search
+    from nbutils.models.search import vector_search
 
     rng = np.random.default_rng(0)
     corpus = rng.normal(size=(chunks, 384)).astype(np.float32)

@@ -20,9 +20,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from nbutils.common import UserError
-from nbutils.dataset import EmbeddingQAFinetuneDataset
-from nbutils.providers import DEFAULT_MODEL, load_model
+from nbutils.core import UserError
+from nbutils.models.names import DEFAULT_MODEL, load_model
+from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,7 +64,7 @@ def measure(engine: str, settings: dict) -> dict:
 
 def work(options: argparse.Namespace, task: dict) -> dict:
     """Train with one engine, then search all chunks with the held-out questions."""
-    from nbutils.finetune import make_engine, search_scores
+    from nbutils.training.engine import make_engine, search_scores
 
     data = EmbeddingQAFinetuneDataset.from_json(options.dataset)
     chunks = list(data.corpus)
@@ -105,8 +105,8 @@ def utilisation(options: argparse.Namespace) -> dict[str, str]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-    from nbutils.encoding import encode, use_bf16
-    from nbutils.finetune import make_engine
+    from nbutils.models.encoding import encode, use_bf16
+    from nbutils.training.engine import make_engine
 
     data = EmbeddingQAFinetuneDataset.from_json(options.dataset)
     few = dict(list(data.corpus.items())[:96])

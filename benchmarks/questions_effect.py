@@ -28,15 +28,15 @@ from pathlib import Path
 
 import numpy as np
 
-from nbutils.common import UserError
-from nbutils.corpus import load_corpus
-from nbutils.dataset import EmbeddingQAFinetuneDataset
-from nbutils.encoding import encode
-from nbutils.filters import NO_FILTERS, Filters, drop_reasons, skip_reason
-from nbutils.finetune import LENGTH_THAT_PAYS, SentenceTransformersFinetuneEngine
-from nbutils.offline import OfflineQuestionWriter
-from nbutils.providers import DEFAULT_MODEL, load_model
-from nbutils.stats import bootstrap_intervals
+from nbutils.core import UserError
+from nbutils.corpus.chunks import load_corpus
+from nbutils.evaluation.stats import bootstrap_intervals
+from nbutils.models.encoding import encode
+from nbutils.models.names import DEFAULT_MODEL, load_model
+from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
+from nbutils.questions.filters import NO_FILTERS, Filters, drop_reasons, skip_reason
+from nbutils.questions.offline import OfflineQuestionWriter
+from nbutils.training.engine import LENGTH_THAT_PAYS, SentenceTransformersFinetuneEngine
 
 FILTERED = {
     "given": NO_FILTERS,

@@ -21,7 +21,7 @@ from pathlib import Path
 from llama_index.core.schema import TextNode
 from llama_index.llms.openai_like import OpenAILike
 
-from nbutils.questions import generate_qa_embedding_pairs
+from nbutils.questions.generate import generate_qa_embedding_pairs
 
 SERVER = Path(__file__).parents[1] / "tests" / "openai_server.py"
 

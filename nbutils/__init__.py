@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 _HOME = {
-    "EmbeddingQAFinetuneDataset": "dataset",
-    "SentenceTransformersFinetuneEngine": "finetune",
-    "UserError": "common",
-    "compare_models": "evaluate",
-    "evaluate": "evaluate",
-    "evaluate_st": "evaluate",
-    "generate_qa_embedding_pairs": "questions",
-    "load_corpus": "corpus",
+    "EmbeddingQAFinetuneDataset": "questions.dataset",
+    "SentenceTransformersFinetuneEngine": "training.engine",
+    "UserError": "core",
+    "compare_models": "evaluation.compare",
+    "evaluate": "evaluation.compare",
+    "evaluate_st": "evaluation.compare",
+    "generate_qa_embedding_pairs": "questions.generate",
+    "load_corpus": "corpus.chunks",
 }
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from nbutils.common import UserError
-    from nbutils.corpus import load_corpus
-    from nbutils.dataset import EmbeddingQAFinetuneDataset
-    from nbutils.evaluate import compare_models, evaluate, evaluate_st
-    from nbutils.finetune import SentenceTransformersFinetuneEngine
-    from nbutils.questions import generate_qa_embedding_pairs
+    from nbutils.core import UserError
+    from nbutils.corpus.chunks import load_corpus
+    from nbutils.evaluation.compare import compare_models, evaluate, evaluate_st
+    from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
+    from nbutils.questions.generate import generate_qa_embedding_pairs
+    from nbutils.training.engine import SentenceTransformersFinetuneEngine
 
 
 def __getattr__(name: str) -> Any:

@@ -4,8 +4,8 @@ import argparse
 import signal
 import sys
 
-from nbutils import runs
-from nbutils.common import UserError
+from nbutils.core import UserError
+from nbutils.pipeline import run as runs
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
 
 def batch(options: argparse.Namespace) -> int:
     """Run a plan and say what failed."""
-    from nbutils import batch as batches
+    from nbutils.pipeline import batch as batches
 
     name = runs.check_name(options.name or batches.default_name(options.plan))
     plan = batches.read_plan(
@@ -117,7 +117,7 @@ def batch(options: argparse.Namespace) -> int:
 
 def leaderboard(options: argparse.Namespace) -> int:
     """Execute notebook 05 over runs that are done."""
-    from nbutils import leaderboard as board
+    from nbutils.pipeline import leaderboard as board
 
     result = board.write_leaderboard(options.runs, batch=options.batch, name=options.name, say=_say)
     print("\n" + result.to_text())

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import nbformat
 
-from nbutils import runs
+from nbutils.pipeline import run as runs
 
 CODE = """
 import os, time
-from nbutils.common import UserError
-from nbutils.runs import Run
+from nbutils.core import UserError
+from nbutils.pipeline.run import Run
 run = Run.start({step!r}, globals())
 """
 WORK = {

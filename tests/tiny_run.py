@@ -3,10 +3,10 @@
 import shutil
 from pathlib import Path
 
-from nbutils.corpus import load_corpus, save_corpus
-from nbutils.providers import packaged_model
-from nbutils.questions import generate_qa_embedding_pairs
-from nbutils.runs import Run, find_file
+from nbutils.corpus.chunks import load_corpus, save_corpus
+from nbutils.models.names import packaged_model
+from nbutils.pipeline.run import Run, find_file
+from nbutils.questions.generate import generate_qa_embedding_pairs
 
 
 def make_tiny_run(outputs: Path, name: str = "tiny") -> Run:

@@ -12,8 +12,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from nbutils.common import UserError, write_atomic
-from nbutils.runs import CHAIN, Run, outputs_root
+from nbutils.core import UserError, write_atomic
+from nbutils.pipeline.run import CHAIN, Run, outputs_root
 
 
 def restore(ready: Path, step: int, name: str = "tutorial") -> Run:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from nbutils.common import UserError
+from nbutils.core import UserError
 
 
 class NotYet(AssertionError):
@@ -64,7 +64,7 @@ def cut(nodes: Sequence, plain: Sequence, tokenizer, limit: int) -> None:
         tokenizer: the model's.
         limit: tokens that the model reads.
     """
-    from nbutils.corpus import corpus_summary
+    from nbutils.corpus.chunks import corpus_summary
 
     def words(chunks: Sequence) -> list[int]:
         return [len(node.text.split()) for node in chunks]
@@ -85,7 +85,7 @@ def cut(nodes: Sequence, plain: Sequence, tokenizer, limit: int) -> None:
 
 def holds(text: str, quote: str) -> bool:
     """Whether a text holds a quote: at least four in five of its runs of three words."""
-    from nbutils.question_sets import plain_words, shingles
+    from nbutils.evaluation.gold import plain_words, shingles
 
     wanted = shingles(plain_words(quote), 3)
     return len(wanted & shingles(plain_words(text), 3)) >= 0.8 * len(wanted)
@@ -160,8 +160,8 @@ def rule(write: Callable[[str], list[str]], nodes: Sequence, least: int = 30) ->
         nodes: the chunks.
         least: questions that must come out of all chunks.
     """
-    from nbutils.question_sets import plain_words, shingles
-    from nbutils.search import bm25_search
+    from nbutils.evaluation.gold import plain_words, shingles
+    from nbutils.models.search import bm25_search
 
     asked: list[tuple[str, object]] = []
     for node in nodes:
@@ -219,8 +219,8 @@ def reworded(reword: Callable[[str], str], asked: Mapping[str, str], nodes: Sequ
 
 
 def _overlap(asked: Mapping[str, str], texts: Mapping[str, str]) -> float:
-    from nbutils.dataset import EmbeddingQAFinetuneDataset
-    from nbutils.question_sets import wording_overlap
+    from nbutils.evaluation.gold import wording_overlap
+    from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 
     queries = {str(i): question for i, question in enumerate(asked)}
     relevant = {str(i): [chunk] for i, chunk in enumerate(asked.values())}
@@ -465,7 +465,7 @@ def questions_needed(value: object, difference: np.ndarray, gain: float) -> None
 
 def plan(runs: Mapping[str, Mapping[str, object]], step: str = "01_build_corpus") -> None:
     """Check a sweep's run names and parameters before anything is run."""
-    from nbutils.runs import Run, check_parameters, notebook_parameters
+    from nbutils.pipeline.run import Run, check_parameters, notebook_parameters
 
     _need(isinstance(runs, Mapping) and len(runs) >= 3, "Plan at least three runs.")
     known, seen = notebook_parameters(step), set()

@@ -1,0 +1,228 @@
+"""What every module needs: the user's error, whole-or-nothing files, locks, content hashes, folders, progress bars."""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+class UserError(ValueError):
+    """Something the user can put right; the message names the file or parameter and says what to do."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its type where it says nothing."""
+    return str(error).strip().split("\n")[0].strip() or type(error).__name__
+
+
+def slug(text: str) -> str:
+    """Return `text` as a file name of lower-case letters, digits, `.`, `-` and `_`."""
+    return re.sub(r"[^a-z0-9._-]+", "_", text.lower()).strip("_") or "x"
+
+
+def content_hash(*parts: str, length: int = 16) -> str:
+    """Return a hexadecimal digest of the parts, the same on every machine and run."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(b"%d:" % len(data) + data)
+    return digest.hexdigest()[:length]
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"Cannot write {path}: {reason}. Free some space or choose a folder you may write to."
+        ) from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that becomes `path` when the block ends without an error.
+
+    The block may write a file or make a folder there. After an error, or where the block makes nothing, whatever stood
+    at `path` before still does. A link stays a link: what it points to is replaced. Errors of the block itself pass
+    through unchanged, unless the disk is full.
+
+    Raises:
+        UserError: the folder cannot be written, the disk is full, or the block made nothing.
+    """
+    path = Path(path)
+    target = path.resolve() if path.is_symlink() else path
+    with _writing(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    temporary, replaced = workspace / target.name, workspace / "replaced"
+    try:
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno not in _FULL and str(workspace) not in str(error.filename):
+                raise  # the block's own trouble, not that of writing here
+            with _writing(path):
+                raise
+        if not temporary.exists():
+            raise UserError(f"Nothing was written for {path}; what stood there is kept.")
+        with _writing(path):
+            if target.is_dir():
+                target.replace(replaced)
+            try:
+                temporary.replace(target)
+            except OSError:
+                if replaced.exists():
+                    replaced.replace(target)
+                raise
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+
+
+def write_atomic(path: str | Path, data: str | bytes) -> Path:
+    """Write `data` to `path` whole or not at all and return the path.
+
+    Text that is no Unicode (a file name in another encoding) is written as an escape, which JSON reads back.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
+    return Path(path)
+
+
+@contextlib.contextmanager
+def lock(path: str | Path, *, wait: float = -1, busy: str = "", optional: bool = False) -> Iterator[None]:
+    """Let one process at a time into the block.
+
+    Args:
+        path: the lock file; it stays.
+        wait: seconds to wait for whoever holds it; -1 waits for ever.
+        busy: what to say when the wait is over.
+        optional: go on without the lock where it cannot be taken (a read-only folder, another user's file).
+
+    Raises:
+        UserError: somebody else holds the lock, or the file cannot be opened. Where the file system has no locks, a
+            warning says so and the block runs without one.
+    """
+    from filelock import FileLock, Timeout
+
+    path = Path(path)
+    with contextlib.ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(path, timeout=wait, mode=0o666))
+        except Timeout as error:
+            raise UserError(busy or f"{path} is held by another process. Wait for it to end.") from error
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, PermissionError | IsADirectoryError) and not optional:
+                raise UserError(f"Cannot lock {path}: {first_line(error)}. Choose a folder that is yours.") from error
+            if not optional:
+                warnings.warn(
+                    f"{path.parent} has no file locks ({first_line(error)}): do not run two processes on it at once.",
+                    stacklevel=3,
+                )
+        yield
+
+
+def remember(folder: str | Path | None, key: str, make: Callable[[], Any]) -> Any:
+    """Return what `make` returned for this key before, in any process; call it once and keep its JSON otherwise.
+
+    Processes that want the same key at the same time wait for the one that makes it. An error keeps nothing. A folder
+    that cannot be written to is not used.
+
+    Args:
+        folder: where files are kept; None calls `make`.
+        key: letters, digits and `-`; must follow from all that the value depends on.
+        make: returns a value that JSON can hold.
+    """
+    if folder is None:
+        return make()
+    file = Path(folder) / f"{key}.json"
+    with lock(Path(folder) / f".{key[:10]}.lock", optional=True):
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads(file.read_text(encoding="utf-8"))
+        value = make()
+        with contextlib.suppress(UserError):
+            write_atomic(file, json.dumps(value, ensure_ascii=True))
+        return value
+
+
+@functools.cache
+def project_folder() -> Path:
+    """Return the folder that holds notebooks/ and data/: the checkout, or what an installed wheel brought along."""
+    checkout = Path(__file__).resolve().parents[1]
+    installed = Path(sys.prefix) / "share" / "nbutils"
+    return checkout if (checkout / "notebooks").is_dir() or not installed.is_dir() else installed
+
+
+def is_checkout() -> bool:
+    """Whether nbutils runs from its source tree."""
+    return (project_folder() / "pyproject.toml").is_file()
+
+
+def outputs_root() -> Path:
+    """Return the folder that holds all runs: $NBUTILS_OUTPUTS, the checkout's outputs/, or outputs/ here."""
+    here = project_folder() if is_checkout() else Path.cwd()
+    return Path(os.environ.get("NBUTILS_OUTPUTS") or here / "outputs").expanduser().resolve()
+
+
+def cache_folder() -> Path:
+    """Return the folder of what all runs share (parsed files, embeddings, answers): $NBUTILS_CACHE, or outputs/.cache."""
+    return Path(os.environ.get("NBUTILS_CACHE") or outputs_root() / ".cache").expanduser().resolve()
+
+
+def download_folder() -> Path:
+    """Return the folder of downloaded files, the same whatever the working directory."""
+    return project_folder() / "data" / "downloads" if is_checkout() else cache_folder() / "downloads"
+
+
+def progress(
+    iterable=None, *, total: int | None = None, desc: str = "", unit: str = "it", disable: bool = False, **options
+):
+    """Return a tqdm bar: a widget in a notebook, a line in a terminal, nothing where output goes to a file.
+
+    In a notebook that `nbutils run` executes, the bar goes to the file named by $NBUTILS_PROGRESS, from which the
+    terminal shows it.
+    """
+    from tqdm import tqdm as plain
+    from tqdm.auto import tqdm
+
+    if target := os.environ.get("NBUTILS_PROGRESS"):
+        return plain(
+            iterable,
+            total=total,
+            desc=desc,
+            unit=unit,
+            disable=disable,
+            file=_progress_file(target),
+            ncols=90,
+            **options,
+        )
+    quiet = disable or not (in_notebook() or os.isatty(2))
+    return tqdm(iterable, total=total, desc=desc, unit=unit, disable=quiet, leave=False, **options)
+
+
+@functools.cache
+def _progress_file(target: str):
+    return open(target, "a", encoding="utf-8")
+
+
+def in_notebook() -> bool:
+    """Whether this process is a Jupyter kernel."""
+    return "ipykernel" in sys.modules and "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None

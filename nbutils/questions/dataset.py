@@ -1,0 +1,68 @@
+"""The (question, chunk) pairs in the walkthrough's own JSON format."""
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from nbutils.core import UserError, write_atomic
+
+
+class EmbeddingQAFinetuneDataset(BaseModel):
+    """Questions, chunks, and which chunk answers which question.
+
+    The JSON it saves and loads is that of `llama_index.finetuning.EmbeddingQAFinetuneDataset`; importing that
+    class would pull in a package that is deprecated upstream, so this one stands in its place.
+
+    Args:
+        queries: question id -> question.
+        corpus: chunk id -> text of the chunk.
+        relevant_docs: question id -> ids of the chunks that answer it, or id -> grade (which LlamaIndex can't read).
+        mode: always "text".
+    """
+
+    queries: dict[str, str]
+    corpus: dict[str, str]
+    relevant_docs: dict[str, list[str] | dict[str, float]]
+    mode: str = "text"
+
+    @property
+    def query_docid_pairs(self) -> list[tuple[str, list[str]]]:
+        """Each question with the ids of its relevant chunks."""
+        return [(query, list(self.relevant_docs[query_id])) for query_id, query in self.queries.items()]
+
+    def save_json(self, path: str | Path) -> None:
+        """Write the dataset to `path`, whole or not at all."""
+        write_atomic(path, json.dumps(self.model_dump(), indent=4))
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "EmbeddingQAFinetuneDataset":
+        """Read a dataset written by this class or by LlamaIndex.
+
+        Raises:
+            UserError: there is no such file, or it holds no such dataset.
+        """
+        try:
+            dataset = cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except OSError as error:
+            raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+        except (ValueError, TypeError, ValidationError) as error:
+            raise UserError(
+                f"{path} is no question dataset: it needs 'queries', 'corpus' and 'relevant_docs'. "
+                "Run 02_generate_questions again to write it anew."
+            ) from error
+        return dataset.check(str(path))
+
+    def check(self, name: str = "the dataset") -> "EmbeddingQAFinetuneDataset":
+        """Return the dataset after making sure that every question points to a chunk it holds.
+
+        Raises:
+            UserError: a question without a relevant chunk, or one that points nowhere.
+        """
+        for query_id in self.queries:
+            ids = self.relevant_docs.get(query_id)
+            if not ids or any(chunk_id not in self.corpus for chunk_id in ids):
+                raise UserError(
+                    f"Question {query_id} in {name} points to no chunk of the corpus. Remove it or add its chunk."
+                )
+        return self

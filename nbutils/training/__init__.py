@@ -1,0 +1,1 @@
+"""Step 3: pairs become a fine-tuned model."""

@@ -1,0 +1,102 @@
+"""The documented engine of LlamaIndex, to compare with: the one place that imports its deprecated package."""
+
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nbutils.core import UserError
+from nbutils.models.names import DEFAULT_MODEL, resolve_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from llama_index.core.base.embeddings.base import BaseEmbedding
+
+
+class DocumentedEngine:
+    """The engine of `llama_index.finetuning` as documented, with the attributes of ours that a report needs.
+
+    Args:
+        dataset: anything with `queries`, `corpus` and `relevant_docs`.
+        model_id: as for `SentenceTransformersFinetuneEngine`; the packaged model is resolved to its folder.
+        model_output_path: folder to write the model to.
+        seed: of torch's random numbers.
+        max_seq_length: tokens to read of a text; default is the model's own limit, as documented.
+        on_progress: called with `history` when training has ended.
+        options: its other arguments.
+
+    Raises:
+        UserError: it does not import (it needs `mistralai<2`), or it has no such option.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        model_id: str = DEFAULT_MODEL,
+        model_output_path: str | Path = "exp_finetune",
+        *,
+        seed: int = 0,
+        max_seq_length: int | None = None,
+        on_progress: "Callable[[pd.DataFrame], None] | None" = None,
+        **options: Any,
+    ) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                from llama_index.finetuning import SentenceTransformersFinetuneEngine as Documented
+        except ImportError as error:
+            raise UserError(
+                f"The documented engine does not import ({error}). "
+                "Run `pip install llama-index-finetuning 'mistralai<2'`."
+            ) from error
+        torch.manual_seed(seed)
+        if options.get("val_dataset") is None:
+            options["evaluation_steps"] = 0  # otherwise its fit() stops: there is nothing to evaluate with
+        self.model_output_path, self.on_progress = Path(model_output_path), on_progress
+        try:
+            self.engine = Documented(
+                dataset, model_id=resolve_model(model_id), model_output_path=str(model_output_path), **options
+            )
+        except TypeError as error:
+            raise UserError(f"The documented engine lacks an option: {error}.") from error
+        if max_seq_length:
+            self.engine.model.max_seq_length = max_seq_length
+        self._rows: list[dict[str, float]] = []
+        self.summary: dict[str, Any] = {}
+
+    @property
+    def history(self) -> "pd.DataFrame":
+        """Step, epoch, loss and learning_rate, as far as the engine logs them."""
+        import pandas as pd
+
+        return pd.DataFrame(self._rows, columns=["step", "epoch", "loss", "learning_rate"])
+
+    dev_dataset = None
+
+    def finetune(self, **train_kwargs: Any) -> None:
+        """Train and write the model."""
+        if train_kwargs:
+            raise UserError("The documented finetune() ignores its arguments; give them to the engine.")
+        started = time.monotonic()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.engine.finetune()
+        self.summary = {
+            "kept": "fine-tuned",
+            "seconds": round(time.monotonic() - started, 1),
+            "max_seq_length": self.engine.model.max_seq_length,
+            "recipe": {
+                "engine": "llama-index",
+                "epochs": self.engine.epochs,
+                "batch_size": self.engine.loader.batch_size,
+            },
+        }
+        if self.on_progress:
+            self.on_progress(self.history)
+
+    def get_finetuned_model(self, **model_kwargs: Any) -> "BaseEmbedding":
+        """Return the written model as a LlamaIndex embedding."""
+        return self.engine.get_finetuned_model(**model_kwargs)

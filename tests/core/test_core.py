@@ -1,0 +1,75 @@
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from nbutils.core import UserError, atomic_path, content_hash, write_atomic
+
+
+def test_write_atomic_replaces_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    write_atomic(path, "one")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "one"
+    write_atomic(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert [each.name for each in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_atomic_path_replaces_a_folder(tmp_path):
+    for name in ("a", "b"):
+        with atomic_path(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / name).touch()
+    assert [each.name for each in (tmp_path / "folder").iterdir()] == ["b"]
+    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_parent_that_is_a_file_is_a_user_error_that_names_the_path(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="below"):
+        write_atomic(tmp_path / "file" / "below", "text")
+
+
+def test_a_full_disk_is_a_user_error_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    write_atomic(path, "old")
+    script = (
+        "import resource, signal, sys; from nbutils.core import write_atomic, UserError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: write_atomic(sys.argv[1], 'x' * 5000)\n"
+        "except UserError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    assert str(path) in done.stdout
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1000
+
+
+def test_content_hash_tells_parts_apart():
+    assert content_hash("a", "bc") != content_hash("ab", "c")
+    assert content_hash("a") == content_hash("a")
+
+
+@pytest.mark.parametrize("own", [None, "5"])
+def test_openmp_yields_to_other_processes_unless_told_otherwise(own):
+    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    environment |= {"GOMP_SPINCOUNT": own} if own else {}
+    code = "import nbutils, os, sys; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [own or "1000", "False"]
+
+
+@pytest.mark.parametrize("name", ["03_finetune_embedding", "04_evaluate_models"])
+def test_the_notebooks_that_compute_import_nbutils_first(project, name):
+    cells = json.loads((project / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert re.findall(r"^(?:import|from) (torch|sentence_transformers|nbutils)\b", code, re.M)[0] == "nbutils"

@@ -1,0 +1,119 @@
+"""Checks on the sample reports: size, variety, figures, rendering and gold questions."""
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pdfium = pytest.importorskip("pypdfium2")
+
+SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
+REPORTS = ("norvane_2024", "brackwater_2024")
+
+
+def page_texts(path):
+    document = pdfium.PdfDocument(path)
+    try:
+        return [page.get_textpage().get_text_range() for page in document]
+    finally:
+        document.close()
+
+
+@pytest.fixture(scope="module")
+def pages():
+    return {name: page_texts(SAMPLE / f"{name}.pdf") for name in REPORTS}
+
+
+def lines(name):
+    return (SAMPLE / f"{name}.md").read_text(encoding="utf-8").splitlines()
+
+
+def shingles(name, size=8):
+    """Every run of ``size`` words in the prose of a report; tables are left out."""
+    prose = " ".join(line for line in lines(name) if not line.startswith("|"))
+    words = re.findall(r"\w+", prose.lower())
+    return [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
+
+
+def row(name, pattern):
+    """The numbers of the first table row whose label matches ``pattern`` in full."""
+    for line in lines(name):
+        label, *cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
+        if cells and re.fullmatch(pattern, label, re.IGNORECASE):
+            return [float(cell.strip("$ ").replace(",", "")) for cell in cells]
+    raise AssertionError(f"{name}: no table row labelled {pattern!r}")
+
+
+def collapsed(text):
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_report_is_long_enough(pages, name):
+    assert len(pages[name]) >= 35
+    words = [word for text in pages[name] for word in text.split() if re.search(r"\w", word)]
+    assert len(words) >= 15_000
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_report_hardly_repeats_itself(name):
+    runs = shingles(name)
+    assert len(set(runs)) / len(runs) > 0.93
+
+
+def test_reports_share_almost_no_sentences():
+    first, second = (set(shingles(name)) for name in REPORTS)
+    assert len(first & second) / min(len(first), len(second)) < 0.01
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_balance_sheet_balances(name):
+    assets = row(name, "total assets")
+    assert assets == row(name, r"total liabilities and (\S+ )?equity")
+    liabilities = row(name, "total liabilities")
+    equity = row(name, r"total (\S+ )?equity")
+    assert [a + b for a, b in zip(liabilities, equity, strict=False)] == pytest.approx(assets)
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_pdf_is_what_the_markdown_renders_to(tmp_path, name):
+    pytest.importorskip("reportlab", reason="reportlab renders the sample PDFs")
+    pytest.importorskip("markdown_it", reason="markdown-it-py parses the sample reports")
+    subprocess.run([sys.executable, SAMPLE / "render.py", name, "--to", tmp_path], check=True, capture_output=True)
+    assert (tmp_path / f"{name}.pdf").read_bytes() == (SAMPLE / f"{name}.pdf").read_bytes()
+
+
+def test_render_names_a_missing_report():
+    pytest.importorskip("reportlab", reason="reportlab renders the sample PDFs")
+    pytest.importorskip("markdown_it", reason="markdown-it-py parses the sample reports")
+    result = subprocess.run([sys.executable, SAMPLE / "render.py", "no_such_report"], capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "no_such_report.md" in result.stderr
+
+
+def gold_rows():
+    with open(SAMPLE / "gold_questions.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_gold_questions_are_many_and_distinct():
+    rows = gold_rows()
+    assert list(rows[0]) == ["question", "pages", "quote", "answer"]
+    assert len(rows) >= 100
+    assert len({collapsed(r["question"]).lower() for r in rows}) == len(rows)
+    assert all(r["answer"].strip() for r in rows)
+
+
+def test_gold_quotes_stand_on_the_pages_named(pages):
+    texts = [collapsed(text) for text in pages["brackwater_2024"]]
+    astray = []
+    for r in gold_rows():
+        numbers = [int(number) for number in r["pages"].split(";")]
+        named = [texts[n - 1] for n in numbers if 1 <= n <= len(texts)]
+        quote = collapsed(r["quote"])
+        if len(named) < len(numbers) or not quote or not any(quote in text for text in named):
+            astray.append(r["question"])
+    assert not astray
