@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbutils.core import UserError, progress, write_atomic
-from nbutils.evaluation.stats import bootstrap_intervals, holm, permutation_p, query_metrics
+from nbutils.evaluation.stats import bootstrap_intervals, holm, permutation_p
 from nbutils.models.cache import EmbeddingCache, model_fingerprint, sentence_transformer
+from nbutils.models.metrics import query_metrics
 from nbutils.models.search import Ranking, bm25_search, fuse, retrieve_as_llama_index, vector_search
 
 if TYPE_CHECKING:
