@@ -2,17 +2,15 @@
 
 from typing import TYPE_CHECKING
 
+from nbutils.plots.figures import Figure
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from matplotlib.figure import Figure
 
 _INK, _PAPER, _RIGHT, _WRONG, _ALARM, _QUIET = "#1b1b1b", "#ffffff", "#0072b2", "#d9d9d9", "#e69f00", "#f4f4f4"
 
 
-def _figure(width: float, height: float) -> "tuple[Figure, object]":
-    from nbutils.plots.canvas import Figure
-
+def _figure(width: float, height: float) -> tuple[Figure, object]:
     figure = Figure(figsize=(width, height), facecolor=_PAPER, layout="constrained")
     axes = figure.add_subplot()
     axes.set_axis_off()
@@ -31,7 +29,7 @@ def _arrow(axes, start: tuple[float, float], end: tuple[float, float]) -> None:
     axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": _INK})
 
 
-def draw_pipeline(current: int) -> "Figure":
+def draw_pipeline(current: int) -> Figure:
     """Draw the four notebooks as a chain with number `current` (1 to 4) marked."""
     figure, axes = _figure(8.4, 1.3)
     steps = ("PDFs", "1 chunks", "2 questions\nfor each chunk", "3 fine-tuned\nmodel", "4 tables, plots,\nverdict")
@@ -43,8 +41,8 @@ def draw_pipeline(current: int) -> "Figure":
     return figure
 
 
-def draw_pairs_batch(chunks: int = 3) -> "Figure":
-    """Draw a batch of pairs in order, two questions a chunk: where a question's own chunk is taken for a wrong answer.
+def draw_pairs_batch(chunks: int = 3) -> Figure:
+    """Draw a batch of pairs in order, two questions per chunk: where a question's own chunk is taken for a wrong answer.
 
     Args:
         chunks: chunks in the batch, each with two questions.
@@ -58,7 +56,7 @@ def draw_pairs_batch(chunks: int = 3) -> "Figure":
     return _draw_grid(names, [columns], kind)
 
 
-def draw_grouped_batch(chunks: int = 3) -> "Figure":
+def draw_grouped_batch(chunks: int = 3) -> Figure:
     """Draw which question and chunk of a batch should match, which should not, and which are left out.
 
     Args:
@@ -85,8 +83,8 @@ _SQUARES = {  # kind -> fill, hatch, text, text's colour
 }
 
 
-def _draw_grid(rows: list[str], blocks: list[list[str]], kind: "Callable[[int, int], str]") -> "Figure":
-    """Draw a square for each row and column, the blocks of columns side by side."""
+def _draw_grid(rows: list[str], blocks: list[list[str]], kind: "Callable[[int, int], str]") -> Figure:
+    """Draw one square for each row and column, the blocks of columns side by side."""
     from matplotlib.patches import Rectangle
 
     figure, axes = _figure(7.4, 3.6)
@@ -106,7 +104,7 @@ def _draw_grid(rows: list[str], blocks: list[list[str]], kind: "Callable[[int, i
     return figure
 
 
-def draw_truncation(chunks: "Mapping[str, int]", limit: int) -> "Figure":
+def draw_truncation(chunks: "Mapping[str, int]", limit: int) -> Figure:
     """Draw, to scale, how much of each chunk a model sees.
 
     Args:

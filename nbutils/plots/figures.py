@@ -1,25 +1,40 @@
 """Every figure of the notebooks, each from a DataFrame; readable in grey and by colour-blind readers."""
 
+import io
+import os
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import matplotlib.figure
 import numpy as np
+from matplotlib.text import Text
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 # Okabe and Ito (2008): eight colours that colour-blind readers can tell apart; here from dark to light.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 5)))
-HATCHES = ("", "///", "...", "xx", "\\\\\\", "++", "oo", "--")
+
+
+class Figure(matplotlib.figure.Figure):
+    """A figure shown as PNG wherever it is a cell's value; pyplot does not know it, so that it never leaks."""
+
+    def draw(self, renderer) -> None:
+        for text in self.findobj(Text):
+            text.set_parse_math(False)  # "$9 to $12" in a name is no formula
+        super().draw(renderer)
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", bbox_inches="tight")
+        return buffer.getvalue()
 
 
 def _figure(width: float = 7.0, height: float = 4.0, columns: int = 1, rows: int = 1, **options):
-    """Return a figure that pyplot does not know, so that it is shown once and never leaks, with its axes."""
-    from nbutils.plots.canvas import Figure
-
+    """Return a figure and its axes."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=100)
     axes = figure.subplots(rows, columns, **options)
     for ax in np.ravel(axes):
@@ -29,12 +44,17 @@ def _figure(width: float = 7.0, height: float = 4.0, columns: int = 1, rows: int
     return figure, axes
 
 
+def _margins(values, low, high) -> list:
+    """Return the two lengths of error bars; rounding must not make one negative, which matplotlib refuses."""
+    return [np.maximum(0, values - low), np.maximum(0, high - values)]
+
+
 def _style(i: int) -> dict:
     return {"color": COLOURS[i % 7], "marker": MARKERS[i % 8], "linestyle": LINES[i % 8]}
 
 
 def plot_hit_rate_by_k(per_query: "pd.DataFrame", max_k: int = 10, question_set: str | None = None) -> "Figure":
-    """Plot the share of questions whose chunk is among the first k retrieved, a line a system.
+    """Plot the share of questions whose chunk is among the first k retrieved, one line per system.
 
     Args:
         per_query: `Comparison.per_query`.
@@ -58,7 +78,7 @@ def plot_hit_rate_by_k(per_query: "pd.DataFrame", max_k: int = 10, question_set:
 def plot_metrics(
     table: "pd.DataFrame", metrics: Sequence[str] = ("hit_rate@5", "mrr@10", "ndcg@10"), question_set: str | None = None
 ) -> "Figure":
-    """Plot means with 95 % intervals, a panel a metric, a mark a system.
+    """Plot means with 95 % intervals, one panel per metric, one mark per system.
 
     Args:
         table: `Comparison.table`.
@@ -72,7 +92,7 @@ def plot_metrics(
         part = rows[rows.metric == metric].set_index("system").loc[systems]
         for i, row in enumerate(part.itertuples()):
             ax.errorbar(
-                row.value, i, xerr=[[row.value - row.low], [row.high - row.value]], capsize=3,
+                [row.value], [i], xerr=_margins(*part.iloc[[i]][["value", "low", "high"]].to_numpy().T), capsize=3,
                 color=COLOURS[i % 7], marker=MARKERS[i % 8],
             )  # fmt: skip
         ax.set(yticks=range(len(systems)), yticklabels=systems, xlabel=f"{metric} (0 to 1)")
@@ -96,7 +116,7 @@ def plot_training(history: "pd.DataFrame") -> "Figure":
     """
     figure, (left, right) = _figure(9.5, 3.8, columns=2)
     _line(left, history, "loss", "training loss", 0)
-    left.set(title="Training loss falls as pairs are learnt", xlabel="optimiser step", ylabel="loss (nats)")
+    left.set(title="Training loss", xlabel="optimiser step", ylabel="loss (nats)")
     if "learning_rate" in history and history.learning_rate.notna().any():
         twin = left.twinx()
         _line(twin, history, "learning_rate", "learning rate", 2, marker="")
@@ -116,6 +136,41 @@ def plot_training(history: "pd.DataFrame") -> "Figure":
 def _line(ax, history: "pd.DataFrame", column: str, label: str, i: int, **options) -> None:
     rows = history.dropna(subset=[column]) if column in history else history.iloc[:0]
     ax.plot(rows.step, rows[column] if len(rows) else [], label=label, **(_style(i) | {"markersize": 4} | options))
+
+
+class LiveTrainingPlot:
+    """Shows `plot_training` and redraws it as the history grows; silent in headless runs.
+
+    Args:
+        every: least seconds between two drawings.
+    """
+
+    def __init__(self, every: float = 2.0):
+        self.every = every
+        self._handle = None
+        self._drawn = 0.0
+        self._on = "NBUTILS_PROGRESS" not in os.environ
+
+    def update(self, history: "pd.DataFrame") -> None:
+        """Redraw for `history` (see `SentenceTransformersFinetuneEngine.history`) unless that was done just now."""
+        if not self._on or len(history) < 2 or time.monotonic() - self._drawn < self.every:
+            return
+        from IPython.display import display
+
+        figure = plot_training(history)
+        if self._handle is None:
+            self._handle = display(figure, display_id=True)
+        else:
+            self._handle.update(figure)
+        self._drawn = time.monotonic()
+
+    def close(self) -> None:
+        """Take the live drawing away; the final figure stands in its place."""
+        if self._handle is not None:
+            from IPython.display import HTML
+
+            self._handle.update(HTML(""))
+            self._handle = None
 
 
 def plot_chunk_lengths(lengths: Sequence[int], limit: int, model: str = "the base model") -> "Figure":
@@ -143,7 +198,7 @@ RANK_BUCKETS = ((1, 1), (2, 3), (4, 5), (6, 10), (11, 100))
 
 
 def plot_rank_shift(per_query: "pd.DataFrame", base: str, system: str, question_set: str | None = None) -> "Figure":
-    """Plot where the right chunk ranked with the base and where it ranks now, as a table of counts by groups of ranks.
+    """Plot where the relevant chunk ranked with the base and where it ranks now, as a table of counts by groups of ranks.
 
     Args:
         per_query: `Comparison.per_query`.
@@ -171,9 +226,9 @@ def plot_rank_shift(per_query: "pd.DataFrame", base: str, system: str, question_
     ax.plot([-0.5, len(labels) - 0.5], [-0.5, len(labels) - 0.5], color=COLOURS[2], linestyle="--", linewidth=1)
     up, down = int(np.tril(counts, -1).sum()), int(np.triu(counts, 1).sum())
     ax.set(
-        title=f"{up} right chunks moved to a better group of ranks (below\nthe line), {down} to a worse one "
+        title=f"{up} relevant chunks moved to a better group of ranks (below\nthe line), {down} to a worse one "
         f"— {counts.sum()} {question_set} questions",
-        xlabel=f"rank of the right chunk, {system}", ylabel=f"rank of the right chunk, {base}",
+        xlabel=f"rank of the relevant chunk, {system}", ylabel=f"rank of the relevant chunk, {base}",
         xticks=range(len(labels)), yticks=range(len(labels)), xticklabels=labels, yticklabels=labels,
     )  # fmt: skip
     figure.colorbar(image, ax=ax, label="number of questions", shrink=0.85)
@@ -181,7 +236,7 @@ def plot_rank_shift(per_query: "pd.DataFrame", base: str, system: str, question_
 
 
 def plot_similarities(similarities: "dict[str, pd.DataFrame]") -> "Figure":
-    """Plot how near questions are to their right chunk and to the nearest wrong one, a panel a system.
+    """Plot how near questions are to their relevant chunk and to the nearest other one, one panel per system.
 
     Args:
         similarities: system -> result of `nbutils.evaluation.inspection.similarities` (columns `right`, `wrong`).
@@ -192,19 +247,19 @@ def plot_similarities(similarities: "dict[str, pd.DataFrame]") -> "Figure":
     everything = np.concatenate([frame[["right", "wrong"]].to_numpy().ravel() for frame in similarities.values()])
     bins = np.linspace(np.nanmin(everything), np.nanmax(everything), 31)
     for ax, (system, frame) in zip(np.ravel(axes), similarities.items(), strict=True):
-        ax.hist(frame.wrong.dropna(), bins=bins, color="#bbbbbb", hatch="///", edgecolor="white", label="nearest wrong")
-        ax.hist(frame.right, bins=bins, histtype="step", linewidth=2, color=COLOURS[1], label="right")
+        ax.hist(frame.wrong.dropna(), bins=bins, color="#bbbbbb", hatch="///", edgecolor="white", label="nearest other")
+        ax.hist(frame.right, bins=bins, histtype="step", linewidth=2, color=COLOURS[1], label="relevant")
         gap = (frame.right - frame.wrong).median()
         ax.set_title(f"{system}: median gap {gap:+.3f}", fontsize="medium")
         ax.set_xlabel("cosine similarity to the question")
     np.ravel(axes)[0].set_ylabel("number of questions")
     np.ravel(axes)[0].legend(title="chunk", fontsize="small")
-    figure.suptitle("A good model sets the right chunk apart from the nearest wrong one", fontsize="large")
+    figure.suptitle("A good model sets the relevant chunk apart from the nearest other one", fontsize="large")
     return figure
 
 
 def plot_map(points: "dict[str, pd.DataFrame]", lines: int = 40) -> "Figure":
-    """Plot chunks and questions in the plane, a panel a system, with lines from some questions to their chunks.
+    """Plot chunks and questions in the plane, one panel per system, with lines from some questions to their chunks.
 
     Args:
         points: system -> result of `nbutils.evaluation.inspection.map_points`.
@@ -229,7 +284,7 @@ def plot_map(points: "dict[str, pd.DataFrame]", lines: int = 40) -> "Figure":
 
 
 def plot_size_curve(sizes: "pd.DataFrame", metric: str = "ndcg@10") -> "Figure":
-    """Plot quality against the bytes of a stored vector, a line a system and precision.
+    """Plot quality against the bytes of a stored vector, one line per system and precision.
 
     Args:
         sizes: result of `nbutils.evaluation.inspection.size_curve`.
@@ -245,7 +300,7 @@ def plot_size_curve(sizes: "pd.DataFrame", metric: str = "ndcg@10") -> "Figure":
         ax.fill_between(part.bytes, part.low, part.high, color=COLOURS[i % 7], alpha=0.06)
     ax.set_xscale("log", base=2)
     ax.set(
-        title="What smaller vectors cost:\nfewer dimensions along a line, fewer bits between lines",
+        title="Smaller vectors: fewer dimensions along each line,\nfewer bits from one line to the next",
         xlabel="size of a stored vector (bytes)", ylabel=f"{metric} (0 to 1), 95 % interval shaded",
     )  # fmt: skip
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -266,11 +321,11 @@ def plot_slices(slices: "pd.DataFrame", metric: str = "mrr@10", least: int = 5) 
     names = list(dict.fromkeys(rows.slice))
     for i, row in enumerate(rows.itertuples()):
         j = names.index(row.slice)
-        error = [[row.difference - row.low], [row.high - row.difference]]
-        ax.errorbar(row.difference, i, xerr=error, capsize=3, color=COLOURS[j % 7], marker=MARKERS[j % 8])
+        error = _margins(*rows.iloc[[i]][["difference", "low", "high"]].to_numpy().T)
+        ax.errorbar([row.difference], [i], xerr=error, capsize=3, color=COLOURS[j % 7], marker=MARKERS[j % 8])
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set(
-        title="Right of 0 fine-tuning helps, left it hurts",
+        title="Right of 0: fine-tuning helps. Left of 0: it hurts.",
         xlabel=f"difference in {metric} from the base, 95 % interval",
         ylabel="part of the questions (their number)",
         yticks=range(len(rows)),
@@ -278,28 +333,6 @@ def plot_slices(slices: "pd.DataFrame", metric: str = "mrr@10", least: int = 5) 
     )
     ax.invert_yaxis()
     ax.grid(axis="x", alpha=0.3, linewidth=0.6)
-    return figure
-
-
-def plot_wording_overlap(overlaps: "dict[str, pd.Series]") -> "Figure":
-    """Plot how much of each question's wording stands in its chunk, a line a question set.
-
-    Args:
-        overlaps: question set -> result of `nbutils.evaluation.gold.wording_overlap`.
-    """
-    figure, ax = _figure(7.0, 3.8)
-    bins = np.linspace(0, 1, 11)
-    centres = (bins[:-1] + bins[1:]) / 2
-    for i, (name, share) in enumerate(overlaps.items()):
-        counts = np.histogram(share.dropna(), bins=bins)[0]
-        label = f"{name} (mean {share.mean():.2f})"
-        ax.plot(centres, counts / max(counts.sum(), 1), label=label, markersize=5, **_style(i))
-    ax.set(
-        title="How much of a question's wording stands in its chunk",
-        xlabel="share of the question's content words found in its chunk", ylabel="share of the questions",
-        xlim=(0, 1), ylim=(0, None),
-    )  # fmt: skip
-    ax.legend(title="questions", fontsize="small")
     return figure
 
 
@@ -316,9 +349,7 @@ def plot_leaderboard(table: "pd.DataFrame", question_set: str, metric: str = "mr
     drawn = rows.head(most)
     y = np.arange(len(drawn))
     figure, (left, right) = _figure(9.0, 1.6 + 0.28 * len(drawn), 2, sharey=True, width_ratios=(3, 1))
-    left.errorbar(
-        drawn.lift, y, xerr=[drawn.lift - drawn.low, drawn.high - drawn.lift], fmt="o", color=COLOURS[1], capsize=3
-    )
+    left.errorbar(drawn.lift, y, xerr=_margins(drawn.lift, drawn.low, drawn.high), fmt="o", color=COLOURS[1], capsize=3)
     left.axvline(0, color=COLOURS[0], linewidth=0.8)
     part = f", the best {len(drawn)} of {len(rows)} runs" if len(drawn) < len(rows) else ""
     left.set(

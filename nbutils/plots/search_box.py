@@ -6,8 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nbutils.evaluation.inspection import Html
-
 if TYPE_CHECKING:
     import ipywidgets
     import pandas as pd
@@ -45,8 +43,8 @@ def side_by_side(
         relevant: question -> ids of the chunks that answer it, where that is known.
 
     Returns:
-        One row a question. For each retriever one column with the place of its first chunk, and, where `relevant` is
-        given, one with the rank of the first right chunk (None where it is not among those retrieved).
+        One row per question. For each retriever one column with the place of its first chunk, and, where `relevant` is
+        given, one with the rank of the first relevant chunk (None where it is not among those retrieved).
     """
     import pandas as pd
 
@@ -59,13 +57,13 @@ def side_by_side(
             if relevant is not None:
                 right = set(relevant.get(question, ()))
                 ranks = (rank for rank, hit in enumerate(found, 1) if hit.node.node_id in right)
-                row[f"{name}: rank of the right one"] = next(ranks, None)
+                row[f"{name}: rank of the relevant chunk"] = next(ranks, None)
         rows.append(row)
     return pd.DataFrame(rows).astype({name: "Int64" for name in rows[0] if "rank" in name}).set_index("question")
 
 
-def results_html(question: str, retrievers: "Retrievers", relevant: Sequence[str] = (), characters: int = 320) -> Html:
-    """Return what each retriever finds for a question, a column each; all text from documents is escaped.
+def results_html(question: str, retrievers: "Retrievers", relevant: Sequence[str] = (), characters: int = 320) -> str:
+    """Return as HTML what each retriever finds for a question, one column each; all text from documents is escaped.
 
     Args:
         question: what to ask.
@@ -74,7 +72,7 @@ def results_html(question: str, retrievers: "Retrievers", relevant: Sequence[str
         characters: of each chunk, around the words of the question that it holds.
     """
     if not question.strip():
-        return Html("<p>Type a question.</p>")
+        return "<p>Type a question.</p>"
     columns = []
     for name, retriever in retrievers.items():
         start = time.perf_counter()
@@ -83,7 +81,7 @@ def results_html(question: str, retrievers: "Retrievers", relevant: Sequence[str
         cards = "".join(_card(rank, hit, question, set(relevant), characters) for rank, hit in enumerate(found, 1))
         head = f"<h4>{html.escape(name)} <small>· {milliseconds:.0f} ms</small></h4>"
         columns.append(f"<section>{head}{cards or '<p>Nothing found.</p>'}</section>")
-    return Html(f"{_CSS}<div class='nb-search'>{''.join(columns)}</div>")
+    return f"{_CSS}<div class='nb-search'>{''.join(columns)}</div>"
 
 
 def _card(rank: int, hit: "NodeWithScore", question: str, relevant: set[str], characters: int) -> str:

@@ -84,7 +84,6 @@ FIGURES = {
     "sizes of many": lambda: plots.plot_size_curve(sizes([f"model {i}" for i in range(9)])),
     "slices": lambda: plots.plot_slices(parts()),
     "no slices": lambda: plots.plot_slices(parts().iloc[:0]),
-    "overlap": lambda: plots.plot_wording_overlap({"gold": pd.Series(RNG.random(9)), "other": pd.Series([0.5, None])}),
 }
 
 
@@ -105,7 +104,7 @@ def test_every_figure_is_titled_labelled_drawn_and_unknown_to_pyplot(name, tmp_p
 def test_no_title_is_cut_off(name):
     figure = FIGURES[name]()
     figure.canvas.draw()
-    for text in [ax.title for ax in figure.axes] + ([figure._suptitle] if figure._suptitle else []):
+    for text in [ax.title for ax in figure.axes] + figure.texts:
         box = text.get_window_extent()
         if text.get_text():
             assert box.x0 >= 0 and box.x1 <= figure.bbox.width, text.get_text()
@@ -114,7 +113,7 @@ def test_no_title_is_cut_off(name):
 @pytest.mark.parametrize("name", ["similarities", "map"])
 def test_the_figures_title_is_larger_than_its_panels(name):
     figure = FIGURES[name]()
-    assert figure._suptitle.get_fontsize() > max(ax.title.get_fontsize() for ax in figure.axes)
+    assert figure.texts[0].get_fontsize() > max(ax.title.get_fontsize() for ax in figure.axes)
 
 
 def test_lines_differ_by_more_than_colour():
@@ -145,3 +144,17 @@ def test_rank_shift_counts_every_question_once():
 def test_chunk_lengths_says_what_is_not_read():
     figure = plots.plot_chunk_lengths([100, 300], 200)
     assert "25.0%" in figure.axes[0].get_title()
+
+
+def test_bars_of_intervals_that_rounding_turned_round_are_drawn():
+    rows = table().assign(value=1 / 3, low=1 / 3 + 1e-16, high=1 / 3)
+    plots.plot_metrics(rows).canvas.draw()
+    slices = parts().assign(difference=0.1, low=0.1 + 1e-16, high=0.1 - 1e-16)
+    plots.plot_slices(slices).canvas.draw()
+
+
+def test_dollars_in_names_are_no_formula():
+    rows = table().replace({"system": {"fine-tuned": r"from $9 to $\odd 12"}})
+    figure = plots.plot_metrics(rows)
+    figure.canvas.draw()  # mathtext would raise ValueError
+    assert r"from $9 to $\odd 12" in [label.get_text() for label in figure.axes[0].get_yticklabels()]

@@ -46,9 +46,9 @@ def test_side_by_side_says_where_and_at_which_rank(retrievers):
     table = box.side_by_side(retrievers, questions, {questions[0]: ["ferry"], questions[1]: ["crew"]})
     assert list(table.index) == questions
     assert table.loc[questions[0], "one: first chunk"] == "report.pdf, page 1"
-    assert list(table["one: rank of the right one"].isna()) == [False, True, True]
-    assert table.loc[questions[0], "all: rank of the right one"] == 1
-    assert table.loc[questions[1], "all: rank of the right one"] > 1
+    assert list(table["one: rank of the relevant chunk"].isna()) == [False, True, True]
+    assert table.loc[questions[0], "all: rank of the relevant chunk"] == 1
+    assert table.loc[questions[1], "all: rank of the relevant chunk"] > 1
     assert not [name for name in box.side_by_side(retrievers, questions) if "rank" in name]
 
 
