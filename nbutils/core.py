@@ -1,4 +1,4 @@
-"""What every module needs: the user's error, whole-or-nothing files, locks, content hashes, folders, progress bars."""
+"""What every package needs: UserError, whole-or-nothing files, locks, hashes, folders, progress bars."""
 
 import contextlib
 import errno
