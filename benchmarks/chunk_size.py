@@ -8,7 +8,8 @@ Every size is searched by the base model as shipped; a hit is a chunk from a pag
 import sys
 from pathlib import Path
 
-from nbutils.corpus.chunks import corpus_summary, load_corpus
+from nbutils.corpus.chunks import load_corpus
+from nbutils.corpus.lengths import corpus_summary
 from nbutils.evaluation.compare import compare_models
 from nbutils.evaluation.gold import load_gold_questions
 from nbutils.models.names import DEFAULT_MODEL

@@ -19,7 +19,8 @@ from llama_index.core.node_parser import SentenceSplitter
 from llama_index.readers.file import PDFReader  # noqa: F401  imported here so that its import is not timed
 
 from nbutils.core import UserError
-from nbutils.corpus.chunks import find_files, load_corpus, load_documents
+from nbutils.corpus.chunks import load_corpus, load_documents
+from nbutils.corpus.files import find_files
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = [ROOT.parent / "shared" / "data" / "filings", ROOT / "data" / "sample"]

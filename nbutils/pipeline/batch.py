@@ -137,7 +137,7 @@ def _yaml_rows(path: Path) -> list[tuple[str, dict]]:
 
 
 def _folder_rows(folder: Path, hold_out: Sequence[str | Path], prefix: str) -> list[tuple[str, dict]]:
-    from nbutils.corpus.chunks import find_files
+    from nbutils.corpus.files import find_files
 
     held = [str(Path(file).resolve()) for file in find_files(list(hold_out))] if hold_out else []
     files = [str(Path(file).resolve()) for file in find_files(folder)]
@@ -158,7 +158,7 @@ def _folder_rows(folder: Path, hold_out: Sequence[str | Path], prefix: str) -> l
 
 def left_out(plan: str | Path) -> list[str]:
     """Return the visible files of a folder that no run of it reads, because of their type; nothing for a plan file."""
-    from nbutils.corpus.chunks import SUFFIXES
+    from nbutils.corpus.files import SUFFIXES
 
     folder = Path(plan).expanduser()
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or path.is_file())

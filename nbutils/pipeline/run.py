@@ -602,8 +602,10 @@ def estimate(
     """
     import pandas as pd
 
-    from nbutils.corpus.chunks import load_corpus, split_corpus
-    from nbutils.questions.generate import estimate_questions, prompt_by_name
+    from nbutils.corpus.chunks import load_corpus
+    from nbutils.corpus.split import split_corpus
+    from nbutils.questions.generate import estimate_questions
+    from nbutils.questions.prompts import prompt_by_name
 
     given = check_parameters({**read_profile(profile), **(parameters or {})})
     value = {parameter.name: parameter.default for parameter in all_parameters(CHAIN[:2])} | given

@@ -12,8 +12,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from nbutils.core import UserError, write_atomic
-from nbutils.pipeline.run import CHAIN, Run, outputs_root
+from nbutils.core import UserError, outputs_root, write_atomic
+from nbutils.pipeline.run import CHAIN, Run
 
 
 def restore(ready: Path, step: int, name: str = "tutorial") -> Run:

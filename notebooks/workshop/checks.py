@@ -64,7 +64,7 @@ def cut(nodes: Sequence, plain: Sequence, tokenizer, limit: int) -> None:
         tokenizer: the model's.
         limit: tokens that the model reads.
     """
-    from nbutils.corpus.chunks import corpus_summary
+    from nbutils.corpus.lengths import corpus_summary
 
     def words(chunks: Sequence) -> list[int]:
         return [len(node.text.split()) for node in chunks]

@@ -24,16 +24,18 @@ from nbutils.questions.ask import GenerationError
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 from nbutils.questions.filters import Filters
 from nbutils.questions.generate import (
-    DEFAULT_QA_GENERATE_PROMPT_TMPL,
-    EXAM_PROMPT_TMPL,
-    documented_prompt,
     estimate_questions,
     generate_qa_embedding_pairs,
     generate_questions,
     llm_signature,
-    render_prompt,
 )
 from nbutils.questions.journal import Journal, read_journal
+from nbutils.questions.prompts import (
+    DEFAULT_QA_GENERATE_PROMPT_TMPL,
+    EXAM_PROMPT_TMPL,
+    documented_prompt,
+    render_prompt,
+)
 
 FRUIT = "apple banana cherry damson elder fig grape hazel lemon mango nectarine olive peach quince raisin".split()  # noqa: SIM905
 

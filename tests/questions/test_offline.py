@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbutils.questions.generate import DEFAULT_QA_GENERATE_PROMPT_TMPL, EXAM_PROMPT_TMPL, render_prompt
 from nbutils.questions.offline import OfflineQuestionWriter, guess_language, read_prompt
+from nbutils.questions.prompts import DEFAULT_QA_GENERATE_PROMPT_TMPL, EXAM_PROMPT_TMPL, render_prompt
 
 SUBJECTS = ["pumps", "valves", "turbines", "filters", "sensors", "boilers", "meters", "gaskets", "blowers", "chillers"]
 PLACES = ["Oslo", "Lisbon", "Krakow", "Ghent", "Turin", "Malmo", "Porto", "Lyon", "Graz", "Cork"]

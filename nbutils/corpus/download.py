@@ -1,0 +1,142 @@
+"""Documents from the web, fetched once and kept."""
+
+import os
+import re
+import urllib.parse
+from pathlib import Path
+
+from nbutils.core import UserError, download_folder, progress, write_atomic
+from nbutils.corpus.files import KNOWN, SUFFIXES, local_copy, url_hash
+from nbutils.corpus.read import is_html
+
+CONTENT_TYPES = {
+    "application/pdf": ".pdf",
+    "text/plain": ".txt",
+    "text/markdown": ".md",
+    "text/html": ".html",
+    "application/xhtml+xml": ".html",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": ".docx",
+}
+
+
+def download(
+    url: str,
+    folder: str | Path | None = None,
+    *,
+    max_megabytes: float = 200,
+    timeout: float = 30,
+    retries: int = 3,
+    backoff: float = 1.0,
+) -> Path:
+    """Fetch a document once; a later call returns the same file without the network.
+
+    The environment variables HTTPS_PROXY, REQUESTS_CA_BUNDLE and NBUTILS_USER_AGENT count ("Name name@example.org":
+    some servers want a contact).
+
+    Args:
+        url: an http(s) address of a PDF, TXT, MD, HTML or DOCX file.
+        folder: where to keep it, under a name made of the address and its hash; default is `core.download_folder()`.
+        max_megabytes: refuse larger files.
+        timeout: seconds to wait for a connection, and for each piece of data.
+        retries: further tries after a failure that may pass (no connection, status 408, 425, 429 or 5xx).
+        backoff: seconds before the third try (the second is made at once); doubles with each. Retry-After counts.
+
+    Raises:
+        UserError: it cannot be fetched, is too large, is not what the address says, or cannot be written.
+    """
+    folder = Path(folder or download_folder())
+    if known := local_copy(url, folder):
+        return known
+    for attempt in range(retries + 1):
+        try:
+            data, content_type = _fetch(url, int(max_megabytes * 1e6), timeout, retries, backoff)
+            break
+        except _CutOff as error:  # the answer had begun, so that urllib3 does not ask again
+            if attempt == retries:
+                raise UserError(f"Cannot download {url}: {error}") from error
+    suffix = _content_suffix(url, data, content_type)
+    stem = re.sub(r"[^\w.-]+", "_", Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).stem)[:60].strip("._")
+    return write_atomic(folder / f"{stem or urllib.parse.urlsplit(url).hostname}-{url_hash(url)}{suffix}", data)
+
+
+class _CutOff(Exception):
+    """The connection broke in the middle of the document."""
+
+
+def _fetch(url: str, limit: int, timeout: float, retries: int, backoff: float) -> tuple[bytes, str]:
+    import requests
+    from requests.adapters import HTTPAdapter
+    from urllib3.util import Retry
+
+    again = (408, 425, 429, *range(500, 600))
+    policy = Retry(retries, backoff_factor=backoff, status_forcelist=again, raise_on_status=False, backoff_max=60)
+    too_large = UserError(f"{url} is larger than {limit / 1e6:g} MB. Raise max_megabytes, or name a smaller file.")
+    begun = False
+    agent = os.environ.get("NBUTILS_USER_AGENT") or "nbutils"
+    try:
+        with requests.Session() as session:
+            for scheme in ("https://", "http://"):
+                session.mount(scheme, HTTPAdapter(max_retries=policy))
+            with session.get(url, stream=True, timeout=timeout, headers={"User-Agent": agent}) as response:
+                if response.status_code != 200:
+                    raise UserError(f"Cannot download {url}: {_refusal(response)}")
+                size = int(response.headers.get("Content-Length") or 0)
+                if size > limit:
+                    raise too_large
+                data, begun = bytearray(), True
+                with progress(total=size or None, desc="Downloading", unit="B") as bar:
+                    for block in response.iter_content(1 << 16):
+                        data += block
+                        bar.update(len(block))
+                        if len(data) > limit:
+                            raise too_large
+                return bytes(data), response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    except requests.RequestException as error:
+        if begun:
+            raise _CutOff(_trouble(error, timeout)) from error
+        raise UserError(f"Cannot download {url}: {_trouble(error, timeout)}") from error
+
+
+def _refusal(response) -> str:
+    said = f"the server answers {response.status_code} {response.reason}."
+    if response.status_code in (401, 403):
+        return f"{said} Some servers want a contact: set NBUTILS_USER_AGENT='Your Name you@example.org'."
+    return f"{said} Check the address, or download it by hand and name the file."
+
+
+def _trouble(error: Exception, timeout: float) -> str:
+    import requests
+
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "the proxy does not answer. Check the environment variables HTTPS_PROXY and HTTP_PROXY."
+    if isinstance(error, requests.exceptions.SSLError):
+        return "its certificate is not trusted. Name your organisation's certificates by REQUESTS_CA_BUNDLE."
+    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.TooManyRedirects | ValueError):
+        return f"{type(error).__name__}. Check the address."
+    if isinstance(error, requests.Timeout) or "Read timed out" in str(error):
+        return f"no answer within {timeout:g} seconds. Try again later, or download it by hand and name the file."
+    return "the connection failed. Check the address and the network, or download it by hand and name the file."
+
+
+def _content_suffix(url: str, data: bytes, content_type: str) -> str:
+    """Return the suffix for what came, after making sure that it is what the address or the server says it is."""
+    named = Path(urllib.parse.urlsplit(url).path).suffix.lower()
+    expected = named if named in SUFFIXES else CONTENT_TYPES.get(content_type)
+    if not data:
+        raise UserError(f"{url} sent an empty file. Check the address.")
+    if b"%PDF-" in data[:1024]:
+        found = ".pdf"
+    elif data.startswith(b"PK\x03\x04"):
+        found = ".docx" if expected == ".docx" else None
+    elif is_html(data):
+        found = ".html"
+    else:
+        found = expected if expected not in (".pdf", ".docx") else None
+    page = (".html", ".htm")
+    if found is None or (expected and found != expected and not (found in page and expected in page)):
+        what = "a web page" if found == ".html" else "something else"
+        raise UserError(
+            f"{url} sent {what}, not a {(expected or KNOWN).lstrip('.').upper()} file. "
+            "If it is a log-in or share page, open it in a browser, download the file by hand and name that."
+        )
+    return expected or found

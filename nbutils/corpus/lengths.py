@@ -1,0 +1,79 @@
+"""How long chunks are, and what a model does not see of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nbutils.corpus.chunks import source_id
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from llama_index.core.schema import TextNode
+
+
+def chunk_lengths(nodes: "Sequence[TextNode]", tokenizer) -> "pd.Series":
+    """Return the tokens of each chunk's text, without special tokens, as a Series indexed by chunk id.
+
+    Args:
+        nodes: n chunks.
+        tokenizer: a Hugging Face tokenizer, or a model name as for `nbutils.models.names.load_tokenizer`.
+    """
+    import pandas as pd
+
+    tokenizer = _tokenizer(tokenizer)
+    tokens = tokenizer(
+        [node.text for node in nodes], add_special_tokens=False, truncation=False, padding=False, verbose=False,
+        return_attention_mask=False, return_token_type_ids=False,
+    )["input_ids"] if nodes else []  # fmt: skip
+    return pd.Series([len(ids) for ids in tokens], index=[node.id_ for node in nodes], name="tokens", dtype="int64")
+
+
+def corpus_summary(nodes: "Sequence[TextNode]", tokenizer, max_seq_length: int) -> "pd.DataFrame":
+    """Count what is in a corpus, and what a model that reads `max_seq_length` tokens will not see of it.
+
+    Args:
+        nodes: the chunks.
+        tokenizer: a Hugging Face tokenizer, or a model name as for `nbutils.models.names.load_tokenizer`.
+        max_seq_length: tokens the model reads of a text, its special tokens among them.
+
+    Returns:
+        One row per file and a last row "all": `pages`, `chunks`, `words`, `tokens`, `longest_chunk` (tokens),
+        `chunks_cut`, `tokens_unseen`, and `share_unseen` (0 to 1).
+    """
+    import pandas as pd
+
+    tokenizer = _tokenizer(tokenizer)
+    room = max_seq_length - tokenizer.num_special_tokens_to_add()
+    table = pd.DataFrame(
+        {
+            "file": [node.metadata.get("file_name", "") for node in nodes],
+            "page": [source_id(node.metadata) for node in nodes],
+            "words": [len(node.text.split()) for node in nodes],
+            "tokens": chunk_lengths(nodes, tokenizer).to_numpy(),
+        }
+    )
+    table["unseen"] = (table["tokens"] - room).clip(lower=0)
+    rows = {file: _count(part) for file, part in table.groupby("file", sort=False)}
+    return pd.DataFrame.from_dict(rows | {"all": _count(table)}, orient="index").rename_axis("file")
+
+
+def _count(table: "pd.DataFrame") -> dict:
+    tokens, unseen = int(table["tokens"].sum()), int(table["unseen"].sum())
+    return {
+        "pages": table["page"].nunique(),
+        "chunks": len(table),
+        "words": int(table["words"].sum()),
+        "tokens": tokens,
+        "longest_chunk": int(table["tokens"].max()) if len(table) else 0,
+        "chunks_cut": int((table["unseen"] > 0).sum()),
+        "tokens_unseen": unseen,
+        "share_unseen": unseen / tokens if tokens else 0.0,
+    }
+
+
+def _tokenizer(tokenizer):
+    if not isinstance(tokenizer, str | Path):
+        return tokenizer
+    from nbutils.models.names import load_tokenizer
+
+    return load_tokenizer(tokenizer)

@@ -1,0 +1,280 @@
+"""From a file to the text of its pages: PDF, HTML, DOCX, Markdown and plain text."""
+
+import codecs
+import hashlib
+import importlib.metadata
+import itertools
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from nbutils.core import UserError, content_hash, first_line, remember
+from nbutils.corpus.files import KNOWN
+
+Page = tuple[str, dict]  # text, metadata
+
+
+def read_pages(path: Path, cache: str | Path | None = None) -> list[Page]:
+    """Return the text and metadata of each page of a PDF, or of the whole file for other types.
+
+    Args:
+        path: the file.
+        cache: a folder that keeps what was read, by content; default is none.
+
+    Raises:
+        UserError: the file cannot be read, or holds no text.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}. Check the file and its permissions.") from error
+    versions = [importlib.metadata.version(package) for package in ("pypdfium2", "beautifulsoup4", "mammoth")]
+    code = Path(__file__).read_text(encoding="utf-8")
+    key = content_hash(code, *versions, path.suffix.lower(), hashlib.sha256(data).hexdigest(), length=32)
+    return [tuple(page) for page in remember(cache, f"pages-{key}", lambda: list(_read(path, data)))]
+
+
+def _read(path: Path, data: bytes) -> Iterator[Page]:
+    if not data:
+        raise UserError(f"{path} is empty (0 bytes). Download or copy it again.")
+    suffix = path.suffix.lower()
+    if suffix == ".pdf" or data.startswith(b"%PDF-"):
+        yield from _read_pdf(path, data)
+        return
+    if suffix == ".docx":
+        text = _html_text(_docx_html(path))
+    elif suffix in (".html", ".htm"):
+        text = _html_text(_decode(path, data, is_page=True))
+    else:
+        text = _decode(path, data)
+        if suffix in (".md", ".markdown"):
+            text = _DATA_URL.sub("", text)
+    text = clean(text)
+    if not text:
+        raise UserError(f"{path} holds no text. Remove it from the files or replace it.")
+    yield text, {}
+
+
+# PDF
+
+
+def _read_pdf(path: Path, data: bytes) -> Iterator[Page]:
+    import pypdfium2 as pdfium
+
+    if b"%PDF-" not in data[:1024]:
+        kind = "a web page" if is_html(data) else "something else"
+        raise UserError(f"{path} is not a PDF but {kind} with that name. Download the PDF itself or rename the file.")
+    if _is_cut_off(data):
+        raise UserError(f"{path} is cut off: the end of the PDF is missing. Download or copy it again.")
+    try:
+        pdf = pdfium.PdfDocument(data)
+    except pdfium.PdfiumError as error:
+        if error.err_code in (pdfium.raw.FPDF_ERR_PASSWORD, pdfium.raw.FPDF_ERR_SECURITY):
+            raise UserError(f"{path} is encrypted. Save a copy without its password and use that.") from error
+        raise UserError(f"{path} is damaged: no page can be read. Download or copy it again.") from error
+    with pdf:
+        form = pdf.get_formtype()
+        if form == pdfium.raw.FORMTYPE_XFA_FULL:
+            raise UserError(
+                f"{path} is an XFA form, which only Adobe Reader shows. Print it to a PDF there and use that."
+            )
+        if form != pdfium.raw.FORMTYPE_NONE:
+            pdf.init_forms()
+        texts, labels = [], []
+        for number in range(len(pdf)):
+            texts.append(_page_text(pdf, number, has_form=form != pdfium.raw.FORMTYPE_NONE))
+            labels.append(pdf.get_page_label(number) or str(number + 1))
+    if all(text is None for text in texts):
+        raise UserError(f"{path} is damaged: no page can be read. Download or copy it again.")
+    texts = [clean(text) for text in _join_hyphens([text or "" for text in texts])]
+    if not any(texts):
+        raise UserError(
+            f"{path} has no text on its {len(texts)} page(s), only images. Run OCR on it first, "
+            "for example `ocrmypdf IN.pdf OUT.pdf`."
+        )
+    for number, (text, label) in enumerate(zip(texts, labels, strict=True), 1):
+        yield text, {"page_label": label, "page": number}
+
+
+def _page_text(pdf, number: int, has_form: bool) -> str | None:
+    """Return the text of one page with the values of its form fields, or None where the page is damaged."""
+    import pypdfium2 as pdfium
+
+    try:
+        if has_form:
+            page = pdf[number]
+            page.flatten()  # fields become text; seen when the page is opened again
+            page.close()
+        page = pdf[number]
+        text = _text_of(page)
+        if text.count("\n") * 12 > len(text):
+            # pdfium takes some sparse tables for vertical writing and puts every letter on its own line. It judges by
+            # what lies inside the page's box, so with a box of one point it reads lines from left to right.
+            page.set_mediabox(0, 0, 1, 1)
+            page.set_cropbox(0, 0, 1, 1)
+            page.close()
+            page = pdf[number]
+            text = min(text, _text_of(page), key=lambda version: version.count("\n"))
+        page.close()
+    except pdfium.PdfiumError:
+        return None
+    return text
+
+
+def _text_of(page) -> str:
+    text_page = page.get_textpage()
+    text = text_page.get_text_range()
+    text_page.close()
+    return text
+
+
+def _is_cut_off(data: bytes) -> bool:
+    """Whether a PDF is shorter than it says, has no end mark, or goes on with objects after the last one."""
+    length = re.search(rb"/Linearized\b.{0,200}?/L\s+(\d+)", data[:2048], re.DOTALL)
+    if length and int(length[1]) > len(data):
+        return True
+    end = data.rfind(b"%%EOF")
+    if end < 0:
+        return not re.search(rb"startxref\s+\d+\s*%{0,2}\w{0,3}\s*$", data[-64:])
+    return bool(re.search(rb"\d \d+ obj\b", data[end:]))
+
+
+_HYPHEN = "\ufffe"  # pdfium's mark for a hyphen at the end of a line, which it joins with the next
+
+
+def _join_hyphens(texts: list[str]) -> list[str]:
+    """Put back the hyphens that end a line, except inside words that the document writes only without one elsewhere."""
+    if not any(_HYPHEN in text for text in texts):
+        return texts
+    everything = "\n".join(texts).lower()
+    words = set(re.findall(r"\w+", everything))
+    hyphenated = set(re.findall(r"([^\W\d_]+)-(?=([^\W\d_]+))", everything))
+
+    def joint(before: str, after: str) -> str:
+        before = re.search(r"[^\W\d_]*$", before[-40:].lower())[0]
+        after = re.match(r"[^\W\d_]*", after[:40].lower())[0]
+        known = before + after in words and (before, after) not in hyphenated
+        return "" if known and min(len(before), len(after)) > 1 else "-"
+
+    joined = []
+    for text in texts:
+        parts = text.split(_HYPHEN)
+        joined.append("".join(part + joint(part, after) for part, after in itertools.pairwise(parts)) + parts[-1])
+    return joined
+
+
+# Characters
+
+_DATA_URL = re.compile(r"data:[\w.+/-]+(?:;[\w=.+-]+)*;base64,[A-Za-z0-9+/=]+(?:\s+[A-Za-z0-9+/=]{60,})*")
+_SOFT_BREAK = re.compile("\xad[ \t]*\n[ \t]*")
+_LEADERS = re.compile(r" ?(?:[._·․‥…⋯] ?){4,}")  # of contents pages, and lines to write on
+_ODD = dict.fromkeys([*range(32), *range(0x7F, 0xA0), *range(0xD800, 0xE000), 0xAD, 0x200B, 0x2060, 0xFEFF, 0xFFFF])
+_ODD |= {
+    ord("\n"): "\n",
+    ord("\t"): "\t",
+    0x0B: "\n",
+    0x0C: "\n",
+    0x85: "\n",
+    0xA0: " ",
+    ord(_HYPHEN): "-",
+    0x2011: "-",
+}
+_ODD |= {0xFB00 + i: letters for i, letters in enumerate(("ff", "fi", "fl", "ffi", "ffl", "st", "st"))}  # ligatures
+
+
+def clean(text: str) -> str:
+    """Return text with plain line ends, spaces and letters, without control characters and leader dots.
+
+    The words stay as they are. What is clean is not changed again.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = _SOFT_BREAK.sub("", text).translate(_ODD)
+    text = _LEADERS.sub(" … ", unicodedata.normalize("NFC", text))
+    return re.sub(r"[ \t]+\n", "\n", text).strip()
+
+
+def _decode(path: Path, data: bytes, is_page: bool = False) -> str:
+    """Return the text of a file; an encoding that neither the file nor UTF-8 tells is guessed, and a warning says so."""
+    for mark, encoding in (
+        (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+        (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8-sig"),
+    ):  # fmt: skip
+        if data.startswith(mark):
+            return data.decode(encoding, "replace")
+    zeros = [data[start::2].count(0) * 2 / len(data) for start in (0, 1)]
+    if max(zeros) > 0.3 and min(zeros) < 0.1:  # Latin letters in UTF-16 without a mark
+        return data.decode("utf-16-be" if zeros[0] > zeros[1] else "utf-16-le", "replace")
+    if b"\0" in data:
+        if not is_page:
+            raise UserError(f"{path} is not a text file. Convert it to {KNOWN}.")
+        data = data.replace(b"\0", b"")
+    declared = re.search(rb"<meta[^>]+charset=[\"']?([\w-]+)", data[:4096], re.IGNORECASE) if is_page else None
+    for encoding in ("utf-8", declared[1].decode("ascii") if declared else "utf-8"):
+        try:
+            return data.decode(encoding)
+        except (UnicodeDecodeError, LookupError):
+            pass
+    return _guess(path, data)
+
+
+def _guess(path: Path, data: bytes) -> str:
+    from charset_normalizer import from_bytes
+
+    candidates = [
+        "cp1252", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256", "euc_kr", "gb18030", "big5",
+        "euc_jp", "shift_jis",
+    ]  # fmt: skip
+    found = from_bytes(data, cp_isolation=candidates)
+    ranked = sorted(found, key=lambda match: (match.chaos, -match.coherence, candidates.index(match.encoding)))
+    encoding = ranked[0].encoding if ranked else "cp1252"
+    warnings.warn(f"{path.name} does not say its encoding; it was read as {encoding}.", stacklevel=2)
+    return data.decode(encoding, "replace")
+
+
+# HTML and DOCX
+
+_APART = re.compile(
+    "^(address|article|aside|blockquote|body|br|button|caption|dd|details|div|dl|dt|fieldset|figcaption|figure|footer|form"
+    "|h[1-6]|header|hr|label|legend|li|main|nav|ol|optgroup|option|p|pre|section|select|summary|table|title|tr|ul)$"
+)
+
+
+def _html_text(page: str) -> str:
+    """Return the visible text of a web page, one line per block element or table row."""
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(page, "html.parser")
+    for tag in soup(["script", "style", "noscript", "template"]):
+        tag.decompose()
+    for cell in soup(["td", "th"]):
+        for tag in cell(_APART):
+            tag.insert_before(" ")
+            if tag.name not in ("table", "tr"):
+                tag.unwrap()
+        cell.insert_before("\1")
+    for tag in soup(_APART):
+        tag.insert_before("\0")
+        tag.insert_after("\0")
+    rows = ([" ".join(cell.split()) for cell in line.split("\1")] for line in soup.get_text().split("\0"))
+    return "\n".join(filter(None, (" | ".join(row).strip(" |") for row in rows)))
+
+
+def _docx_html(path: Path) -> str:
+    import mammoth
+
+    try:
+        with path.open("rb") as file:
+            page = mammoth.convert_to_html(file, convert_image=mammoth.images.img_element(lambda _: {})).value
+        return re.sub(r" *<a [^>]*>↑</a>", "", page)  # the way back from a footnote
+    except Exception as error:  # zip files, XML and relations can be wrong in many ways
+        raise UserError(
+            f"{path} is not a Word document (.docx): {first_line(error)}. Open it in a word processor and save it again."
+        ) from error
+
+
+def is_html(data: bytes) -> bool:
+    """Whether data begins as a web page does."""
+    start = data[:4096].removeprefix(codecs.BOM_UTF8)
+    return bool(re.match(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html)", start, re.I | re.S))

@@ -1,0 +1,119 @@
+"""Training and validation apart: parts of one corpus that share no page and no text."""
+
+import itertools
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nbutils.core import UserError
+from nbutils.corpus.chunks import source_id
+
+if TYPE_CHECKING:
+    from llama_index.core.schema import TextNode
+
+
+def split_corpus(
+    nodes: "Sequence[TextNode]", validation_share: float = 0.3, *, seed: int = 0, blocks: int = 20
+) -> "tuple[list[TextNode], list[TextNode]]":
+    """Split one corpus into a training and a validation part that share no page and no text.
+
+    The corpus is cut into blocks of neighbouring pages (of neighbouring chunks where there are no pages, or only one),
+    and whole blocks go to one part. A training chunk that repeats text of a validation chunk is left out: the overlap of
+    neighbours, or the same text elsewhere.
+
+    Args:
+        nodes: chunks in reading order, as `load_corpus` returns them.
+        validation_share: share of the chunks for validation, between 0 and 1; met to within half a block, 2 at least.
+        seed: decides which blocks.
+        blocks: how many blocks to cut; fewer where there are fewer pages.
+
+    Returns:
+        The training and the validation chunks, each in reading order.
+
+    Raises:
+        UserError: a share out of range, or too few pages or chunks to split.
+    """
+    if not 0 < validation_share < 1:
+        raise UserError(f"validation_share is {validation_share}; it must lie between 0 and 1, for example 0.3.")
+    units = _units(nodes)
+    if len(units) == 1:
+        units = [[node] for node in nodes]
+    if len(units) < 2:
+        raise UserError(
+            f"The documents hold {len(nodes)} chunk(s) of text, too few to set some aside for validation. "
+            "Add a longer document, or name others to validate on."
+        )
+    if any(source_id(one[-1].metadata) == source_id(two[0].metadata) for one, two in itertools.pairwise(units)):
+        blocks = min(blocks, len(units) // 4)  # blocks lose their edges, which overlap
+    cut = _cut(units, max(2, blocks))
+    order = list(range(len(cut)))
+    random.Random(seed).shuffle(order)
+    wanted = max(2, validation_share * len(nodes))
+    chosen: set[int] = set()
+    count = 0
+    for index in order:
+        size = len(cut[index])
+        if len(chosen) < len(cut) - 1 and abs(count + size - wanted) <= abs(count - wanted):
+            chosen.add(index)
+            count += size
+    chosen = chosen or {min(order, key=lambda index: len(cut[index]))}
+    part = [index in chosen for index, block in enumerate(cut) for _ in block]
+    flat = [node for block in cut for node in block]
+    validation = [node for node, is_validation in zip(flat, part, strict=True) if is_validation]
+    leaking = _leaking(flat, part)
+    train = [node for i, node in enumerate(flat) if not part[i] and i not in leaking]
+    if not train:
+        raise UserError("No training chunk is left that shares no text with validation. Add a longer document.")
+    return train, validation
+
+
+def _units(nodes: "Sequence[TextNode]") -> "list[list[TextNode]]":
+    """Group neighbouring chunks of the same page; a chunk of a document without pages stands alone."""
+    units: list[list[TextNode]] = []
+    last = None
+    for node in nodes:
+        page = node.metadata.get("page") and (node.metadata.get("file_name"), node.metadata["page"])
+        if page and page == last:
+            units[-1].append(node)
+        else:
+            units.append([node])
+        last = page
+    return units
+
+
+def _cut(units: "list[list[TextNode]]", blocks: int) -> "list[list[TextNode]]":
+    """Cut units into at most `blocks` runs of about as many chunks each."""
+    total = sum(map(len, units))
+    cut: list[list[TextNode]] = []
+    done, last = 0, -1
+    for unit in units:
+        index = min(blocks - 1, int((done + len(unit) / 2) * blocks / total))
+        if index != last:
+            cut.append([])
+        cut[-1].extend(unit)
+        done += len(unit)
+        last = index
+    return cut if len(cut) > 1 else units
+
+
+def _leaking(nodes: "list[TextNode]", is_validation: list[bool]) -> set[int]:
+    """Return the positions of training chunks that repeat text of a validation chunk."""
+    held = {" ".join(node.text.split()) for node, val in zip(nodes, is_validation, strict=True) if val}
+    leaking = {i for i, node in enumerate(nodes) if not is_validation[i] and " ".join(node.text.split()) in held}
+    for i in range(1, len(nodes)):
+        if is_validation[i] == is_validation[i - 1] or source_id(nodes[i].metadata) != source_id(nodes[i - 1].metadata):
+            continue
+        step = 1 if is_validation[i - 1] else -1
+        edge, position = (i - 1, i) if step == 1 else (i, i - 1)
+        while 0 <= position < len(nodes) and not is_validation[position]:
+            first, second = (edge, position) if step == 1 else (position, edge)
+            if _overlap(nodes[first].text, nodes[second].text) < 20:
+                break
+            leaking.add(position)
+            position += step
+    return leaking
+
+
+def _overlap(first: str, second: str) -> int:
+    """Return how many characters at the end of `first` also begin `second`."""
+    return next((k for k in range(min(len(first), len(second)), 0, -1) if first.endswith(second[:k])), 0)
