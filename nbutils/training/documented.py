@@ -32,6 +32,8 @@ class DocumentedEngine:
         UserError: it does not import (it needs `mistralai<2`), or it has no such option.
     """
 
+    dev_dataset = None
+
     def __init__(
         self,
         dataset: Any,
@@ -44,8 +46,7 @@ class DocumentedEngine:
         **options: Any,
     ) -> None:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(action="ignore"):
                 from llama_index.finetuning import SentenceTransformersFinetuneEngine as Documented
         except ImportError as error:
             raise UserError(
@@ -55,7 +56,7 @@ class DocumentedEngine:
         torch.manual_seed(seed)
         if options.get("val_dataset") is None:
             options["evaluation_steps"] = 0  # otherwise its fit() stops: there is nothing to evaluate with
-        self.model_output_path, self.on_progress = Path(model_output_path), on_progress
+        self.on_progress, self.summary = on_progress, {}
         try:
             self.engine = Documented(
                 dataset, model_id=resolve_model(model_id), model_output_path=str(model_output_path), **options
@@ -64,25 +65,18 @@ class DocumentedEngine:
             raise UserError(f"The documented engine lacks an option: {error}.") from error
         if max_seq_length:
             self.engine.model.max_seq_length = max_seq_length
-        self._rows: list[dict[str, float]] = []
-        self.summary: dict[str, Any] = {}
 
     @property
     def history(self) -> "pd.DataFrame":
-        """Step, epoch, loss and learning_rate, as far as the engine logs them."""
+        """The columns of our engine's history without a row: the documented engine keeps no curve."""
         import pandas as pd
 
-        return pd.DataFrame(self._rows, columns=["step", "epoch", "loss", "learning_rate"])
+        return pd.DataFrame(columns=["step", "epoch", "loss", "learning_rate"])
 
-    dev_dataset = None
-
-    def finetune(self, **train_kwargs: Any) -> None:
+    def finetune(self) -> None:
         """Train and write the model."""
-        if train_kwargs:
-            raise UserError("The documented finetune() ignores its arguments; give them to the engine.")
         started = time.monotonic()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             self.engine.finetune()
         self.summary = {
             "kept": "fine-tuned",

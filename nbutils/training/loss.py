@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from nbutils.core import UserError
 
+NEVER = -1e4  # the logit of what is no candidate: its share is 0, and 0 times its logarithm is no NaN
+
 
 class GroupedRankingLoss(nn.Module):
     """In-batch ranking loss over chunks with all their questions, each text encoded once.
@@ -63,21 +65,13 @@ class GroupedRankingLoss(nn.Module):
         """
         questions, chunks = self.embed(features[0]), self.embed(self.shorten(features[1]))
         own = labels["own"]
-        siblings = own[:, None] == own
         answers = self._answers(labels).to(own.device)
-        itself = torch.eye(len(own), dtype=torch.bool, device=own.device)
-        wrong_chunk = answers.scatter(1, own[:, None], False)  # other chunks that answer it too
-        wrong_question = (siblings | answers[:, own].T) & ~itself
-        losses = []
-        for size in {*self.dimensions, chunks.shape[1]}:
-            q, c = (nn.functional.normalize(vectors[:, :size].float(), dim=1) for vectors in (questions, chunks))
-            to_chunks = (q @ c.T * self.scale).masked_fill(wrong_chunk, -torch.inf)
-            to_questions = (q @ q.T * self.scale).masked_fill(siblings, -torch.inf)
-            from_chunk = (c[own] @ q.T * self.scale).masked_fill(wrong_question, -torch.inf)
-            losses += [
-                nn.functional.cross_entropy(torch.cat([to_chunks, to_questions], 1), own),
-                nn.functional.cross_entropy(from_chunk, torch.arange(len(own), device=own.device)),
-            ]
+        targets = chunk_targets(own, len(chunks))
+        losses = [
+            direction
+            for size in {*self.dimensions, chunks.shape[1]}
+            for direction in self._cross_entropies(questions[:, :size], chunks[:, :size], own, answers, targets)
+        ]
         loss = torch.stack(losses).mean()
         if not torch.isfinite(loss):
             raise UserError(
@@ -86,11 +80,27 @@ class GroupedRankingLoss(nn.Module):
         return loss + (processes() - 1) * (loss - loss.detach())  # the trainer averages gradients over processes
 
     def _answers(self, labels: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return which of the batch's chunks answer which of its questions, shape (questions, chunks)."""
         row_of = {number: row for row, number in enumerate(labels["chunk"].tolist())}
         answers = torch.zeros(len(labels["query"]), len(row_of), dtype=torch.bool)
         for row, number in enumerate(labels["query"].tolist()):
             answers[row, [row_of[chunk] for chunk in self.positives[number] if chunk in row_of]] = True
         return answers
+
+    def _cross_entropies(self, questions, chunks, own, answers, targets) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the losses of finding a question's chunk and of finding a chunk's question."""
+        q, c = (nn.functional.normalize(vectors.float(), dim=1) for vectors in (questions, chunks))
+        siblings = own[:, None] == own
+        itself = torch.eye(len(own), dtype=torch.bool, device=own.device)
+        other_answers = answers.scatter(1, own[:, None], False)
+        to_chunks = (q @ c.T * self.scale).masked_fill(other_answers, NEVER)
+        to_questions = (q @ q.T * self.scale).masked_fill(siblings, NEVER)
+        from_chunk = (c[own] @ q.T * self.scale).masked_fill((siblings | answers[:, own].T) & ~itself, NEVER)
+        targets = nn.functional.pad(targets, (0, len(q)))
+        return (
+            nn.functional.cross_entropy(torch.cat([to_chunks, to_questions], 1), targets),
+            nn.functional.cross_entropy(from_chunk, torch.arange(len(own), device=own.device)),
+        )
 
     def shorten(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the chunks' tokens cut to random lengths, each with its end mark."""
@@ -141,6 +151,19 @@ class GroupedRankingLoss(nn.Module):
         return model(dict(features))["sentence_embedding"]
 
 
+def chunk_targets(own: torch.Tensor, chunks: int) -> torch.Tensor:
+    """Return the share of each question that each chunk of the batch should get: all of it for its own chunk.
+
+    Args:
+        own: the row of each question's chunk, shape (questions,).
+        chunks: how many chunks the batch has.
+
+    Returns:
+        Shape (questions, chunks), each row adding up to 1; 0 for any other chunk that answers the question too.
+    """
+    return nn.functional.one_hot(own, chunks).float()
+
+
 class GroupCollator:
     """Rows of (chunk, its questions) to the tokens and labels that GroupedRankingLoss takes."""
 
@@ -157,15 +180,27 @@ class GroupCollator:
             ("query", [self.queries[number] for number in query]),
             ("document", [self.chunks[number] for number in chunk]),
         ):
-            tokens = self.model.preprocess(texts, prompt=self.model.prompts.get(name) or None)
+            tokens = padded_right(self.model.preprocess(texts, prompt=self.model.prompts.get(name) or None))
             batch |= {f"{name}_{key}": value for key, value in tokens.items()}
         own = [position for position, row in enumerate(rows) for _ in row["queries"]]
         labels = {"query": query, "chunk": chunk, "own": own}
         return batch | {"label": {name: torch.tensor(numbers) for name, numbers in labels.items()}}
 
 
+def padded_right(tokens: dict[str, Any]) -> dict[str, Any]:
+    """Return tokenized texts with their padding behind them, where a tokenizer had put it in front."""
+    mask = tokens["attention_mask"]
+    order = mask.argsort(dim=1, descending=True, stable=True)
+    return {
+        key: value.gather(1, order) if torch.is_tensor(value) and value.shape == mask.shape else value
+        for key, value in tokens.items()
+    }
+
+
 class Shuffle:
     """Batches of row numbers in an order that depends on the seed and the epoch alone, so that a run can resume."""
+
+    batch_size, drop_last = None, False  # batches differ by one row, and none is left out
 
     def __init__(self, rows: int, batches: int, seed: int) -> None:
         self.rows, self.batches, self.seed, self.epoch = rows, batches, seed, 0

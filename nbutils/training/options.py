@@ -1,0 +1,115 @@
+"""The options of a training run: one typed object whose errors name the option."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from nbutils.core import UserError
+
+NOT_IN_RECIPE = {
+    "loss", "max_seq_length", "prompts", "device", "trust_remote_code", "evaluation_steps", "save_checkpoints",
+    "resume_from_checkpoint", "checkpoint_save_steps", "checkpoint_save_total_limit", "show_progress_bar", "callbacks",
+    "on_progress",
+}  # fmt: skip
+FIXED_BY_THE_MODEL = {"max_seq_length", "prompts", "device", "trust_remote_code"}
+
+
+class TrainingOptions(BaseModel):
+    """All that can be chosen about a training run; each is a keyword argument of the engine.
+
+    Args:
+        batch_size: chunks per step, each with all its questions; pairs per step with a `loss` of your own.
+        epochs: passes over the training chunks at most.
+        learning_rate: peak of the schedule (10 % warm-up, linear decay).
+        weight_decay: of AdamW.
+        seed: of the split, the order and the draws.
+        loss: a sentence-transformers loss over (query, document) pairs, or a function from the model to one;
+            default is GroupedRankingLoss.
+        scale, shortest, matryoshka_dims: see GroupedRankingLoss (`dimensions` for the last).
+        use_all_docs: train on every chunk of a question, not only on its first.
+        dropout: keep the model's dropout; training without it is much faster on a CPU.
+        frozen_layers: layers to leave as they are, counted from the input, with the token embeddings.
+        lora_rank: train low-rank adapters of this rank instead of all weights (needs the extra `lora`).
+        blend: share of the fine-tuned weights in the model that is kept, the rest being the base model's
+            (https://arxiv.org/abs/2109.01903).
+        dev_fraction: share of the chunks held out, with their questions, to choose the best epoch; 0 trains on all
+            and keeps the last.
+        evaluation_steps: steps between two evaluations on the development split; default is once per epoch.
+        patience: evaluations without a gain before training stops; 0 never stops early.
+        max_seq_length: tokens that the model reads of a text, in training and after; by default enough for the longest
+            chunk, up to 512.
+        prompts: `{"query": …, "document": …}` in place of those known for the model.
+        device: "cuda", "mps" or "cpu"; default is the best one there is.
+        trust_remote_code: allow code from the hub to run.
+        save_checkpoints: save the state of training in `<model_output_path>_checkpoints`.
+        resume_from_checkpoint: continue from the latest checkpoint of the same data and options, if there is one.
+        checkpoint_save_steps: steps between two checkpoints.
+        checkpoint_save_total_limit: checkpoints to keep; 0 keeps all.
+        show_progress_bar: show a bar.
+        callbacks: callbacks for the trainer.
+        on_progress: called with `history` as it grows, at most once a second.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    batch_size: int = Field(32, ge=2)
+    epochs: int = Field(3, ge=0)
+    learning_rate: float = Field(8e-5, gt=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    seed: int = Field(0, ge=0)
+    loss: Any = None
+    scale: float = Field(20.0, gt=0)
+    shortest: float = Field(0.25, ge=0.01, le=1)
+    matryoshka_dims: tuple[PositiveInt, ...] = ()
+    use_all_docs: bool = False
+    dropout: bool = False
+    frozen_layers: int | None = Field(None, ge=0)
+    lora_rank: int = Field(0, ge=0)
+    blend: float = Field(1.0, ge=0, le=1)
+    dev_fraction: float = Field(0.1, ge=0, le=0.9)
+    evaluation_steps: int | None = Field(None, ge=0)
+    patience: int = Field(2, ge=0)
+    max_seq_length: int | None = Field(None, ge=1)
+    prompts: dict[str, str] | None = None
+    device: str | None = None
+    trust_remote_code: bool = False
+    save_checkpoints: bool = False
+    resume_from_checkpoint: bool = False
+    checkpoint_save_steps: int = Field(50, ge=1)
+    checkpoint_save_total_limit: int = Field(1, ge=0)
+    show_progress_bar: bool = True
+    callbacks: tuple[Any, ...] = ()
+    on_progress: Callable[[Any], Any] | None = None
+
+    @classmethod
+    def of(cls, **values: Any) -> "TrainingOptions":
+        """Return the options with these values.
+
+        Raises:
+            UserError: there is no such option, or its value is out of range.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0])
+            if first["type"] == "extra_forbidden":
+                known = ", ".join(cls.model_fields)
+                raise UserError(f"The engine has no option {name!r}; its options are {known}.") from None
+            raise UserError(f"{name} is {values[name]!r}: {first['msg']}.") from None
+
+    def changed(self, **values: Any) -> "TrainingOptions":
+        """Return these options with other values, as far as they can change once the model is loaded.
+
+        Raises:
+            UserError: as `of`, or the option belongs to the loaded model.
+        """
+        if fixed := FIXED_BY_THE_MODEL & values.keys():
+            raise UserError(f"{min(fixed)} cannot change once the model is loaded; give it to the engine.")
+        return TrainingOptions.of(**{name: getattr(self, name) for name in TrainingOptions.model_fields} | values)
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what decides the weights, besides the data and the base model."""
+        loss = "grouped" if self.loss is None else getattr(self.loss, "__name__", type(self.loss).__name__)
+        return self.model_dump(exclude=NOT_IN_RECIPE) | {"loss": loss}

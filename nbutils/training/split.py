@@ -1,0 +1,160 @@
+"""Which questions are trained on and which are held out, and how well a model finds the chunks of the latter."""
+
+import math
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbutils.core import UserError
+from nbutils.models.encoding import encode
+from nbutils.models.metrics import query_metrics
+from nbutils.models.search import vector_search
+from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+LONGEST_BLOCK = 8  # neighbouring chunks that are held out together
+LEAST_OVERLAP = 20  # characters that two neighbours share by more than chance
+DISTRACTORS = 200  # irrelevant chunks that development questions are searched among at most
+SCORES = ("hit_rate@5", "mrr@10", "ndcg@10")
+
+
+def split_questions(dataset: Any, fraction: float, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Hold out whole blocks of neighbouring chunks with their questions.
+
+    Questions about a chunk whose text overlaps that of a held-out neighbour belong to neither part: splitters let
+    neighbours share text, and training on it would flatter the development score.
+
+    Args:
+        dataset: anything with `queries`, `corpus` (in reading order) and `relevant_docs`.
+        fraction: share of the chunks with questions to hold out, 0 to 1.
+        seed: decides which blocks.
+
+    Returns:
+        The ids of the questions to train on and of those held out; none are held out of a corpus too small for it.
+
+    Raises:
+        UserError: a question points to no chunk.
+    """
+    queries, corpus, relevant = dataset.queries, dataset.corpus, dataset.relevant_docs
+    for query_id in queries:
+        if not relevant.get(query_id) or any(chunk_id not in corpus for chunk_id in relevant[query_id]):
+            raise UserError(f"Question {query_id} points to no chunk of the corpus. Remove it or add its chunk.")
+    texts = list(dict.fromkeys(corpus.values()))
+    about = {query_id: {corpus[chunk_id] for chunk_id in relevant[query_id]} for query_id in queries}
+    asked = set().union(*about.values())
+    held_out = _draw([text for text in texts if text in asked], fraction, seed)
+    unused = _overlapping(texts, held_out)
+    dev = [query_id for query_id in queries if about[query_id] & held_out]
+    train = [query_id for query_id in queries if not about[query_id] & (held_out | unused)]
+    return (train, dev) if len(asked - held_out - unused) >= 2 else (list(queries), [])
+
+
+def _draw(texts: list[str], fraction: float, seed: int) -> set[str]:
+    """Return that share of the texts, in blocks of neighbours."""
+    wanted = round(len(texts) * fraction)
+    length = max(1, min(LONGEST_BLOCK, wanted // 2))
+    blocks = [texts[start : start + length] for start in range(0, len(texts), length)]
+    random.Random(seed).shuffle(blocks)
+    return set([text for block in blocks for text in block][:wanted])
+
+
+def _overlapping(texts: list[str], held_out: set[str]) -> set[str]:
+    """Return the texts that share text with a held-out one before or after them."""
+    found = set()
+    for place in [place for place, text in enumerate(texts) if text in held_out]:
+        for step in (-1, 1):
+            other = place + step
+            while 0 <= other < len(texts) and _overlap(*sorted((place, other)), texts) >= LEAST_OVERLAP:
+                found.add(texts[other])
+                other += step
+    return found - held_out
+
+
+def _overlap(earlier: int, later: int, texts: list[str]) -> int:
+    """Return how many characters at the end of the earlier text also begin the later one."""
+    first, second = texts[earlier], texts[later]
+    return next((k for k in range(min(len(first), len(second)), 0, -1) if first.endswith(second[:k])), 0)
+
+
+@dataclass(frozen=True)
+class TrainingPairs:
+    """Questions and chunks by number.
+
+    Args:
+        queries: the texts of the questions.
+        chunks: the distinct texts of all chunks.
+        positives: for each question the numbers of all chunks that answer it.
+        groups: for each chunk that is trained on the numbers of its questions.
+    """
+
+    queries: list[str]
+    chunks: list[str]
+    positives: list[list[int]]
+    groups: dict[int, list[int]]
+
+
+def training_pairs(dataset: Any, query_ids: list[str], use_all_docs: bool = False) -> TrainingPairs:
+    """Return the pairs of these questions with their first chunk, or with all of them.
+
+    Raises:
+        UserError: the questions are about fewer than two chunks.
+    """
+    corpus = dataset.corpus
+    number = {text: position for position, text in enumerate(dict.fromkeys(corpus.values()))}
+    positives = [list(dict.fromkeys(number[corpus[c]] for c in dataset.relevant_docs[q])) for q in query_ids]
+    groups: dict[int, list[int]] = {}
+    for query, chunks in enumerate(positives):
+        for chunk in chunks if use_all_docs else chunks[:1]:
+            groups.setdefault(chunk, []).append(query)
+    if len(groups) < 2:
+        raise UserError(
+            f"The dataset has questions for {len(groups)} chunk(s) to train on, and training needs two at least. "
+            "Add documents or write more questions."
+        )
+    return TrainingPairs([dataset.queries[query_id] for query_id in query_ids], list(number), positives, groups)
+
+
+def questions_about(dataset: Any, query_ids: list[str]) -> EmbeddingQAFinetuneDataset:
+    """Return the dataset with these questions only, to be searched in all its chunks."""
+    return EmbeddingQAFinetuneDataset(
+        queries={query_id: dataset.queries[query_id] for query_id in query_ids},
+        corpus=dict(dataset.corpus),
+        relevant_docs={query_id: dataset.relevant_docs[query_id] for query_id in query_ids},
+    )
+
+
+def search_scores(model: "SentenceTransformer", dataset: Any, queries: list[str] | None = None) -> dict[str, float]:
+    """Search a dataset's chunks with its questions.
+
+    Args:
+        model: the model that embeds both.
+        dataset: anything with `queries`, `corpus` and `relevant_docs`.
+        queries: ids of the questions to ask; default is all. With these, at most 200 irrelevant chunks are searched.
+
+    Returns:
+        hit_rate@5, mrr@10 and ndcg@10, each a mean over the questions between 0 and 1.
+    """
+    asked = list(dataset.queries if queries is None else queries)
+    grades = [_grades(dataset.relevant_docs[query_id]) for query_id in asked]
+    needed = dict.fromkeys(chunk_id for row in grades for chunk_id in row)
+    others = [chunk_id for chunk_id in dataset.corpus if chunk_id not in needed]
+    if queries is not None:
+        others = others[:: max(1, math.ceil(len(others) / DISTRACTORS))]
+    chunk_ids = [*needed, *others]
+    found = vector_search(
+        encode(model, [dataset.queries[query_id] for query_id in asked], "query"),
+        encode(model, [dataset.corpus[chunk_id] for chunk_id in chunk_ids], "document"),
+        chunk_ids,
+        depth=10,
+    ).index
+    gains = np.array([[row.get(chunk_ids[i], 0.0) for i in best] for row, best in zip(grades, found, strict=True)])
+    metrics = query_metrics(gains, [list(row.values()) for row in grades])
+    return {name: float(metrics[name].mean()) for name in SCORES}
+
+
+def _grades(relevant: Any) -> dict[str, float]:
+    return dict(relevant) if isinstance(relevant, dict) else dict.fromkeys(relevant, 1.0)

@@ -1,0 +1,304 @@
+"""The training loop: sentence-transformers' trainer, a recorder of the curve and the best weights, checkpoints."""
+
+import json
+import math
+import shutil
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from nbutils.core import progress, write_atomic
+from nbutils.models.encoding import use_bf16
+from nbutils.training.loss import GroupCollator, GroupedRankingLoss, Shuffle, process, processes
+from nbutils.training.options import TrainingOptions
+from nbutils.training.split import TrainingPairs
+from nbutils.training.weights import blended, copy_weights, pass_sparse_gradients
+
+DEV_SCORE = "dev_ndcg@10"
+RECORD = "recorder.json"  # the last file of a checkpoint to be written: without it a checkpoint does not count
+KEPT = ("rows", "base", "best", "best_step", "waited", "last_step")
+
+
+class Trainer(SentenceTransformerTrainer):
+    """The stock trainer with our batches and schedule, whose checkpoints hold weights only.
+
+    The learning rate is never zero, neither in the first step nor in the last. The batches depend on the seed and the
+    epoch alone, so that a run can resume. With a GroupedRankingLoss each process gets the whole batch.
+    """
+
+    def __init__(self, *args: Any, shuffle: Shuffle, **kwargs: Any) -> None:
+        self.shuffle = shuffle
+        super().__init__(*args, **kwargs)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Clock(self))
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Leave it out: its card would quote the training texts."""
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """Return a linear warm-up and decay between whole steps."""
+        if self.lr_scheduler is None:
+            warmup = max(1, round(self.args.get_warmup_steps(num_training_steps)))
+
+            def share(step: int) -> float:
+                return min((step + 1) / (warmup + 1), (num_training_steps - step) / max(1, num_training_steps - warmup))
+
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, share)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the loader of our batches, shared out among processes only for losses that need it."""
+        loader = DataLoader(self.train_dataset, batch_sampler=self.shuffle, collate_fn=self.data_collator)
+        if isinstance(self.data_collator, GroupCollator):
+            return loader
+        self.accelerator.even_batches = False
+        return self.accelerator.prepare(loader)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights of a checkpoint."""
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / RECORD).unlink(missing_ok=True)  # not whole until it is written again
+            save_file(copy_weights(self.model), folder / "model.safetensors")
+
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+        self.model.load_state_dict(load_file(Path(checkpoint_path) / "model.safetensors"))
+
+    def release(self) -> None:
+        """Take the model out of the wrapper for several processes, and let go of the wrapper.
+
+        Were it to outlive the process group, it would take the group with it while holding Python's lock, which
+        the group's own threads may be waiting for: now and then a run would never end.
+        """
+        self.model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.loss.model = self.model_wrapped = self.model
+        self.accelerator.free_memory()
+
+
+class _Clock(TrainerCallback):
+    """Tell the batches the epoch and the loss the step, on which their random draws depend."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs) -> None:
+        self.trainer.shuffle.epoch = state.global_step // len(train_dataloader)  # state.epoch is a fraction on resuming
+
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        if isinstance(self.trainer.loss, GroupedRankingLoss):
+            self.trainer.loss.step = state.global_step
+
+
+class Recorder(TrainerCallback):
+    """Keep the curve and the best weights, write both beside each checkpoint, and say when to stop.
+
+    Args:
+        model: the model that is trained, with the base's weights.
+        options: of the training run.
+        scores: returns the model's scores on the development split, in every process the same.
+        fingerprint: of data, options and base; a checkpoint is only of use to a run with the same.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        options: TrainingOptions,
+        scores: Callable[[], dict[str, float]],
+        fingerprint: str,
+    ) -> None:
+        self.model, self.options, self.scores, self.fingerprint = model, options, scores, fingerprint
+        self.base_weights = copy_weights(model)
+        self.every = options.evaluation_steps or 1
+        self.rows: list[dict[str, float]] = []
+        self.base: dict[str, float] = {}
+        self.best: dict[str, float] = {}
+        self.best_weights: dict[str, torch.Tensor] | None = None
+        self.best_step = self.waited = self.last_step = 0
+        self.started, self.told = time.monotonic(), 0.0
+        quiet = not options.show_progress_bar or process() > 0
+        self.bar = progress(desc="Fine-tuning", unit="step", disable=quiet)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether gains have ended."""
+        return bool(self.options.patience) and self.waited >= self.options.patience
+
+    @property
+    def history(self) -> Any:
+        """One row per step, as a DataFrame."""
+        import pandas as pd
+
+        frame = pd.DataFrame(self.rows)
+        return frame.groupby("step", as_index=False).last() if len(frame) else frame
+
+    def begin(self) -> None:
+        """Record the base model's scores."""
+        self.base = self.best = self.scores()
+        self.record(step=0, epoch=0.0, **self.base)
+
+    def record(self, **row: float) -> None:
+        """Add a row to the curve, and tell whoever listens."""
+        now = time.monotonic()
+        self.rows.append({"seconds": round(now - self.started, 2), **row})
+        if self.options.on_progress and process() == 0 and ("loss" not in row or now - self.told > 1):
+            self.options.on_progress(self.history)
+            self.told = time.monotonic()
+
+    def evaluate(self, state: Any) -> None:
+        """Score the model as it would be kept now, and remember it if it is the best so far."""
+        if state.global_step == self.last_step:
+            return
+        self.last_step = state.global_step
+        with blended(self.model, self.base_weights, self.options.blend):
+            scores = self.scores()
+            self.record(step=state.global_step, epoch=state.epoch, **scores)
+            if DEV_SCORE not in scores or scores[DEV_SCORE] > self.best[DEV_SCORE]:
+                self.best, self.best_step, self.waited = scores, state.global_step, 0
+                self.best_weights = copy_weights(self.model)
+            else:
+                self.waited += 1
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.bar.reset(total=state.max_steps)
+        self.every = self.options.evaluation_steps or max(1, state.max_steps // max(1, state.num_train_epochs))
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if logs and "loss" in logs:
+            entry = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+            self.record(step=state.global_step, epoch=state.epoch, **entry)
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        self.bar.update(state.global_step - self.bar.n)
+        if state.global_step % self.every == 0:
+            self.evaluate(state)
+            control.should_training_stop |= self.stopped
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        self.evaluate(state)
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if self.best_weights is not None:
+            save_file(self.best_weights, folder / "best.safetensors")
+        record = {name: getattr(self, name) for name in ("fingerprint", *KEPT)}
+        write_atomic(folder / RECORD, json.dumps(record))
+        whole = checkpoints(folder.parent)
+        mine = [path for path in whole[: whole.index(folder) + 1] if _fingerprint(path) == self.fingerprint]
+        kept = mine[-self.options.checkpoint_save_total_limit :]  # from 0 on: all
+        for path in set(whole) - set(kept):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def resume(self, folder: Path) -> None:
+        """Take up what `on_save` wrote."""
+        record = json.loads((folder / RECORD).read_text())
+        for name in KEPT:
+            setattr(self, name, record[name])
+        if (folder / "best.safetensors").exists():
+            self.best_weights = load_file(folder / "best.safetensors")
+        self.started -= self.rows[-1]["seconds"]
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the whole checkpoints in a folder, in the order of their steps."""
+    found = {}
+    for record in folder.glob(f"checkpoint-*/{RECORD}"):
+        step = record.parent.name.removeprefix("checkpoint-")
+        if step.isdecimal():
+            found[int(step)] = record.parent
+    return [found[step] for step in sorted(found)]
+
+
+def latest_checkpoint(folder: Path, fingerprint: str) -> Path | None:
+    """Return the latest checkpoint of the run with this fingerprint; warn if there are only others."""
+    found = checkpoints(folder)
+    fitting = [path for path in found if _fingerprint(path) == fingerprint]
+    if found and not fitting:
+        warnings.warn(f"The checkpoints in {folder} are of other data or options; training starts anew.", stacklevel=3)
+    return fitting[-1] if fitting else None
+
+
+def _fingerprint(checkpoint: Path) -> str:
+    return json.loads((checkpoint / RECORD).read_text())["fingerprint"]
+
+
+def make_trainer(
+    model: SentenceTransformer, pairs: TrainingPairs, options: TrainingOptions, folder: Path, recorder: Recorder
+) -> Trainer:
+    """Return the trainer of a model, ready for `train()`.
+
+    Args:
+        model: the model, prepared for training.
+        pairs: what to train on.
+        options: how to train.
+        folder: where the checkpoints go.
+        recorder: what watches.
+    """
+    from datasets import Dataset
+
+    collator, loss = None, options.loss
+    if loss is None:
+        rows = Dataset.from_dict({"chunk": list(pairs.groups), "queries": list(pairs.groups.values())})
+        collator = GroupCollator(model, pairs.queries, pairs.chunks)
+        on_cpu = model.device.type == "cpu"
+        loss = GroupedRankingLoss(
+            model, pairs.positives, scale=options.scale, shortest=options.shortest, dimensions=options.matryoshka_dims,
+            seed=options.seed, **({} if on_cpu else {"tokens_per_pass": 16384, "tokens_kept": None}),
+        )  # fmt: skip
+    else:
+        members = [(query, chunk) for chunk, queries in pairs.groups.items() for query in queries]
+        queries, documents = (
+            [pairs.queries[query] for query, _ in members],
+            [pairs.chunks[chunk] for _, chunk in members],
+        )
+        rows = Dataset.from_dict({"query": queries, "document": documents})
+    batches = math.ceil(len(rows) / options.batch_size)
+    trainer = Trainer(
+        model=model, args=_arguments(model, options, folder, math.ceil(len(rows) / batches)), train_dataset=rows,
+        loss=loss, data_collator=collator, callbacks=[recorder, *options.callbacks],
+        shuffle=Shuffle(len(rows), batches, options.seed),
+    )  # fmt: skip
+    if processes() == 1:
+        pass_sparse_gradients(model.transformers_model.get_input_embeddings())
+    return trainer
+
+
+def _arguments(
+    model: SentenceTransformer, options: TrainingOptions, folder: Path, batch_size: int
+) -> SentenceTransformerTrainingArguments:
+    device, bf16 = model.device.type, use_bf16(model.device)
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=batch_size,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        warmup_steps=0.1,
+        optim="adamw_torch_fused" if device in ("cpu", "cuda") else "adamw_torch",
+        bf16=bf16,
+        fp16=device == "cuda" and not bf16,
+        use_cpu=device == "cpu",
+        seed=options.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if options.save_checkpoints else "no",
+        save_steps=options.checkpoint_save_steps,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=device == "cuda",
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
+        prompts={name: text for name, text in model.prompts.items() if name in ("query", "document") and text},
+    )

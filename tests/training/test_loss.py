@@ -1,0 +1,109 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
+
+from nbutils.training.loss import GroupCollator, GroupedRankingLoss, chunk_targets
+from nbutils.training.weights import pass_sparse_gradients
+
+
+class Lookup(torch.nn.Module):
+    """A model whose vectors stand in a table: token id -> vector."""
+
+    def __init__(self, rows: int, size: int = 6):
+        super().__init__()
+        self.table = torch.nn.Embedding(rows, size)
+
+    def forward(self, features):
+        mask = features["attention_mask"][..., None]
+        return {"sentence_embedding": (self.table(features["input_ids"]) * mask).sum(1) / mask.sum(1)}
+
+
+def reference(q, c, own, answers, scale):
+    """The loss of GroupedRankingLoss, one term at a time."""
+    q, c = torch.nn.functional.normalize(q, dim=1), torch.nn.functional.normalize(c, dim=1)
+    forward, backward = [], []
+    for i in range(len(q)):
+        right = torch.exp(scale * q[i] @ c[own[i]])
+        wrong = sum(torch.exp(scale * q[i] @ c[k]) for k in range(len(c)) if k not in answers[i] and k != own[i])
+        wrong += sum(torch.exp(scale * q[i] @ q[j]) for j in range(len(q)) if own[j] != own[i])
+        forward.append(-torch.log(right / (right + wrong)))
+        wrong = sum(
+            torch.exp(scale * c[own[i]] @ q[j]) for j in range(len(q)) if own[j] != own[i] and own[i] not in answers[j]
+        )
+        backward.append(-torch.log(right / (right + wrong)))
+    return (torch.stack(forward).mean() + torch.stack(backward).mean()) / 2
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_loss_is_the_reference_whatever_the_sub_batches(data):
+    chunks = data.draw(st.integers(2, 5))
+    own = [chunk for chunk in range(chunks) for _ in range(data.draw(st.integers(1, 3)))]
+    answers = [[own[i], *data.draw(st.lists(st.integers(0, chunks - 1), max_size=2))] for i in range(len(own))]
+    torch.manual_seed(data.draw(st.integers(0, 99)))
+    model = Lookup(40)
+
+    def tokens(rows):
+        lengths = torch.randint(1, 6, (rows,))
+        mask = (torch.arange(5) < lengths[:, None]).long()
+        return {"input_ids": torch.randint(1, 40, (rows, 5)) * mask, "attention_mask": mask}
+
+    features = [tokens(len(own)), tokens(chunks)]
+    labels = {
+        "query": torch.arange(len(own)), "chunk": torch.arange(chunks), "own": torch.tensor(own),
+    }  # fmt: skip
+    expected = reference(*(model(f)["sentence_embedding"] for f in features), own, answers, 5.0)
+    expected.backward()
+    gradient = model.table.weight.grad.clone()
+    for per_pass, kept, sparse in ((1000, None, False), (7, 0, False), (5, 10, True), (7, 0, True)):
+        model.zero_grad()
+        if sparse and not model.table.sparse:
+            pass_sparse_gradients(model.table)
+        loss = GroupedRankingLoss(model, answers, scale=5.0, tokens_per_pass=per_pass, tokens_kept=kept)
+        value = loss(features, labels)
+        value.backward()
+        assert value.item() == pytest.approx(expected.item(), rel=1e-4)
+        assert not model.table.weight.grad.is_sparse
+        assert torch.allclose(model.table.weight.grad, gradient, atol=1e-5)
+
+
+@given(st.integers(0, 1000), st.lists(st.integers(3, 60), min_size=1, max_size=8))
+def test_shorten_cuts_within_bounds_and_keeps_the_end_mark(step, lengths):
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    ids = torch.full(mask.shape, 7) * mask
+    for row, length in enumerate(lengths):
+        ids[row, length - 1] = 102
+    loss = GroupedRankingLoss(Lookup(2), [], shortest=0.25)
+    loss.step = step
+    cut = loss.shorten({"input_ids": ids, "attention_mask": mask})
+    again = loss.shorten({"input_ids": ids, "attention_mask": mask})
+    assert torch.equal(cut["input_ids"], again["input_ids"])
+    for row, length in enumerate(lengths):
+        left = int(cut["attention_mask"][row].sum())
+        assert min(length, math.floor(max(lengths) / 4)) <= left <= length
+        assert cut["input_ids"][row, left - 1] == 102
+
+
+def test_each_question_s_own_chunk_is_its_whole_target():
+    assert chunk_targets(torch.tensor([0, 0, 2]), 3).tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 1]]
+
+
+def test_a_tokenizer_that_pads_on_the_left_gives_the_same_loss(tiny):
+    questions, chunks = ["net debt", "what about the cash and the leases"], ["debt", "cash " * 30]
+    values = []
+    for side in ("right", "left"):
+        model = SentenceTransformer(tiny, device="cpu").eval()
+        model.tokenizer.padding_side = side
+        collated = GroupCollator(model, questions, chunks)([{"chunk": i, "queries": [i]} for i in range(2)])
+        features = [
+            {key.removeprefix(f"{kind}_"): value for key, value in collated.items() if key.startswith(kind)}
+            for kind in ("query", "document")
+        ]
+        loss = GroupedRankingLoss(model, [[0], [1]], shortest=0.25, tokens_per_pass=8)
+        values.append(loss(features, collated["label"]).item())
+        assert model.tokenizer.padding_side == side
+    assert values[0] == pytest.approx(values[1], rel=1e-5)

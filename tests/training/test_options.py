@@ -1,0 +1,31 @@
+import pytest
+
+from nbutils.core import UserError
+from nbutils.training.engine import SentenceTransformersFinetuneEngine
+from nbutils.training.options import TrainingOptions
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("batch_size", 1), ("blend", 2), ("learning_rate", 0), ("dev_fraction", 1), ("shortest", 0), ("epochs", "many"),
+        ("matryoshka_dims", (0,)), ("warmup", 3),
+    ],
+)  # fmt: skip
+def test_a_bad_option_is_named(option, value):
+    with pytest.raises(UserError, match=option):
+        SentenceTransformersFinetuneEngine(None, **{option: value})
+
+
+def test_options_of_the_loaded_model_stay():
+    options = TrainingOptions.of(seed=3)
+    assert options.changed(epochs=1).seed == 3 and options.changed(epochs=1).epochs == 1
+    with pytest.raises(UserError, match="prompts"):
+        options.changed(prompts={})
+    with pytest.raises(UserError, match="batch_size"):
+        options.changed(batch_size=0)
+
+
+def test_the_recipe_names_the_loss_and_no_path():
+    recipe = TrainingOptions.of(loss=dict, device="cpu").recipe()
+    assert recipe["loss"] == "dict" and recipe["epochs"] == 3 and "device" not in recipe

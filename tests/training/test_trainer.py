@@ -1,0 +1,151 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import losses
+from tiny_training import OPTIONS, assert_same_weights
+
+from nbutils.training.engine import SentenceTransformersFinetuneEngine
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", [None, losses.MultipleNegativesRankingLoss])
+def test_resuming_from_any_step_ends_where_the_undisturbed_run_does(tiny, dataset, tmp_path, loss):
+    options = OPTIONS | {
+        "loss": loss,
+        "shortest": 0.5,
+        "patience": 0,
+        "save_checkpoints": True,
+        "batch_size": 16 if loss else 8,
+    }
+    every = options | {"checkpoint_save_steps": 1, "checkpoint_save_total_limit": 0}
+    whole = SentenceTransformersFinetuneEngine(dataset, tiny, tmp_path / "whole", **every)
+    whole.finetune()
+    folders = list(whole.checkpoint_path.iterdir())
+    assert len(folders) == whole.summary["steps"] >= 12
+    for folder in folders:
+        copy = tmp_path / "resumed_checkpoints" / folder.name
+        shutil.copytree(folder, copy)
+        resumed = SentenceTransformersFinetuneEngine(
+            dataset, tiny, tmp_path / "resumed", **options | {"resume_from_checkpoint": True}
+        )
+        resumed.finetune()
+        columns = ["step", "loss", "learning_rate", "dev_ndcg@10"]
+        assert resumed.history[columns].round(5).equals(whole.history[columns].round(5)), folder.name
+        assert resumed.summary["steps"] == whole.summary["steps"] and resumed.summary["best"] == whole.summary["best"]
+        assert_same_weights(tmp_path / "whole", tmp_path / "resumed", atol=1e-6)
+        shutil.rmtree(copy.parent)
+
+
+def test_a_run_that_had_stopped_early_is_not_trained_further(tiny, dataset, tmp_path):
+    options = OPTIONS | {"learning_rate": 0.9, "patience": 1, "save_checkpoints": True, "checkpoint_save_steps": 5}
+    runs = []
+    for _ in range(2):
+        engine = SentenceTransformersFinetuneEngine(
+            dataset, tiny, tmp_path / "out", **options | {"resume_from_checkpoint": True, "epochs": 4}
+        )
+        engine.finetune()
+        runs.append({name: engine.summary[name] for name in ("kept", "stopped", "steps", "best")})
+    assert runs[0] == runs[1] and runs[0]["stopped"] == "no gain" and runs[0]["steps"] == 5
+
+
+def test_only_whole_checkpoints_of_the_same_run_are_taken_up(tiny, dataset, tmp_path):
+    folder = tmp_path / "out_checkpoints"
+    for name in ("checkpoint-backup", "checkpoint-99"):  # a user's own folder, and one that a crash left half written
+        (folder / name).mkdir(parents=True)
+    options = OPTIONS | {"save_checkpoints": True, "checkpoint_save_steps": 3, "resume_from_checkpoint": True}
+    first = SentenceTransformersFinetuneEngine(dataset, tiny, tmp_path / "out", **options)
+    first.finetune()
+    assert {path.name for path in folder.iterdir()} == {"checkpoint-backup", "checkpoint-99", "checkpoint-15"}
+    other = SentenceTransformersFinetuneEngine(dataset, tiny, tmp_path / "out", **options | {"seed": 5, "epochs": 2})
+    with pytest.warns(UserWarning, match="other data or options"):
+        other.finetune()
+    assert {path.name for path in folder.iterdir()} == {"checkpoint-backup", "checkpoint-99", "checkpoint-9"}
+
+
+RUN = """
+import json, sys, time
+from transformers import TrainerCallback
+from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
+from nbutils.training.engine import SentenceTransformersFinetuneEngine
+
+class Slow(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        print(state.global_step, flush=True)
+        time.sleep(float(sys.argv[4]))
+
+assert not any(name.startswith("llama_index.finetuning") for name in sys.modules)
+SentenceTransformersFinetuneEngine(
+    EmbeddingQAFinetuneDataset.from_json(sys.argv[1]), sys.argv[2], sys.argv[3], callbacks=[Slow()],
+    save_checkpoints=True, resume_from_checkpoint=True, checkpoint_save_steps=2, **json.loads(sys.argv[5]),
+).finetune()
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_and_resume_ends_where_an_undisturbed_run_does(tiny, dataset, tmp_path):
+    dataset.save_json(tmp_path / "data.json")
+    options = json.dumps(OPTIONS | {"shortest": 0.5, "patience": 0})
+
+    def start(name, pause):
+        return subprocess.Popen(
+            [sys.executable, "-c", RUN, tmp_path / "data.json", tiny, tmp_path / name, str(pause), options],
+            stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+
+    undisturbed = start("whole", 0)
+    killed = start("killed", 0.3)
+    for line in killed.stdout:
+        if int(line) == 7:
+            killed.send_signal(signal.SIGKILL)
+            break
+    killed.wait()
+    assert undisturbed.wait() == 0
+    assert not (tmp_path / "killed").exists()
+    resumed = start("killed", 0)
+    steps = [int(line) for line in resumed.stdout]
+    assert resumed.wait() == 0
+    assert steps[0] == 7 and steps[-1] == 15
+    assert_same_weights(tmp_path / "whole", tmp_path / "killed", atol=1e-6)
+
+
+TWO = """
+import gc, sys, torch
+from torch.nn.parallel import DistributedDataParallel
+from nbutils.training.__main__ import main
+from nbutils.training.engine import SentenceTransformersFinetuneEngine
+
+finetune = SentenceTransformersFinetuneEngine.finetune
+
+def finetune_and_look(engine):
+    assert not finetune(engine)
+    left = [thing for thing in gc.get_objects() if type(thing) is DistributedDataParallel]
+    assert not left, "a wrapper that outlives the process group can hang the process"
+
+SentenceTransformersFinetuneEngine.finetune = finetune_and_look
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_model_of_one(tiny, dataset, tmp_path):
+    dataset.save_json(tmp_path / "data.json")
+    (tmp_path / "two.py").write_text(TWO)
+    options = ["--model-id", tiny, "--epochs", "2", "--batch-size", "8", "--learning-rate", "0.003"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    one = [sys.executable, "-m", "nbutils.training"]
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", tmp_path / "two.py"]
+    for name, command in (("one", one), ("two", two)):
+        subprocess.run(
+            [*command, tmp_path / "data.json", "--output", tmp_path / name, *options],
+            check=True, env=environment, stdout=subprocess.DEVNULL, timeout=180,
+        )  # fmt: skip
+    models = [SentenceTransformer(str(tmp_path / name), device="cpu") for name in ("one", "two")]
+    vectors = [model.encode_document(list(dataset.corpus.values())) for model in models]
+    moved = SentenceTransformer(tiny, device="cpu").encode_document(list(dataset.corpus.values()))
+    assert (vectors[0] * vectors[1]).sum(1).min() > 0.999 > 0.99 > (vectors[0] * moved).sum(1).mean()
