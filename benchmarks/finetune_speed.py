@@ -64,8 +64,7 @@ def measure(engine: str, settings: dict) -> dict:
 
 def work(options: argparse.Namespace, task: dict) -> dict:
     """Train with one engine, then search all chunks with the held-out questions."""
-    from nbutils.training.engine import make_engine
-    from nbutils.training.split import search_scores
+    from nbutils.training.engine import make_engine, search_scores
 
     data = EmbeddingQAFinetuneDataset.from_json(options.dataset)
     chunks = list(data.corpus)

@@ -46,7 +46,9 @@ def embed(model, texts: list[str], name: str) -> torch.Tensor:
     parts = []
     for rows in order.split(8):
         width = int(lengths[rows].max())
-        parts.append(model({k: v[rows, :width] for k, v in features.items() if torch.is_tensor(v)})["sentence_embedding"])
+        parts.append(
+            model({k: v[rows, :width] for k, v in features.items() if torch.is_tensor(v)})["sentence_embedding"]
+        )
     return torch.nn.functional.normalize(torch.cat(parts)[order.argsort()], dim=1)
 
 
@@ -131,7 +133,10 @@ def row(judge: Judge, name: str, number: int | str, found: np.ndarray, base: np.
     p = permutation_p(gain, judge.clusters)
     cells = [judge.name, name, number]
     for i in range(2):
-        cells += [f"{found[:, i].mean():.3f}", f"{gain[:, i].mean():+.3f} ({low[i]:.3f} to {high[i]:.3f}), p {p[i]:.3f}"]
+        cells += [
+            f"{found[:, i].mean():.3f}",
+            f"{gain[:, i].mean():+.3f} ({low[i]:.3f} to {high[i]:.3f}), p {p[i]:.3f}",
+        ]
     return "| " + " | ".join(map(str, [*cells, f"{seconds:.0f}"])) + " |"
 
 

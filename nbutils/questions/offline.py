@@ -138,7 +138,7 @@ def _blocks(text: str) -> Iterator[str]:
     """Yield paragraphs and single lines: a line of full width goes on in the next, a short one only in lower case."""
     lines = [line for part in _BULLET.split(text) for line in [*part.split("\n"), ""]]
     width = 0.7 * sorted(map(len, lines))[int(0.9 * len(lines))]
-    block = ""
+    block = last = ""
     for line in map(str.strip, lines):
         goes_on = block and line and (line[0].islower() or len(last) >= width)
         if not goes_on and block:
@@ -196,7 +196,7 @@ class _Corpus:
         words = sentence.split()
         if not 5 <= len(words) <= LONGEST or sentence in self.repeated or _JOINED.search(sentence):
             return False
-        if sentence.lstrip("\"“«(¿¡")[:1].islower() or not re.search(r"[^\s.][.!?…।؟]+[\"”’»)\]]*$", sentence):
+        if sentence.lstrip('"“«(¿¡')[:1].islower() or not re.search(r"[^\s.][.!?…।؟]+[\"”’»)\]]*$", sentence):
             return False
         if any(sentence.count(a) != sentence.count(b) for a, b in ("()", "[]", "“”", "«»")) or sentence.count('"') % 2:
             return False

@@ -54,7 +54,9 @@ class Teacher:
         spread = np.cov(self.chunks.T, bias=True)
         self.cosine_mean = self.queries @ centre
         self.cosine_std = np.sqrt(np.einsum("qi,ij,qj->q", self.queries, spread, self.queries, optimize=True))
-        self.words, self.weights = bm25_matrices(queries, [without(c, members.get(i, ())) for i, c in enumerate(chunks)])
+        self.words, self.weights = bm25_matrices(
+            queries, [without(c, members.get(i, ())) for i, c in enumerate(chunks)]
+        )
         self.bm25_mean = self.words @ np.asarray(self.weights.mean(0)).ravel()
         squares = [
             np.asarray((self.words[i : i + 256] @ self.weights.T).power(2).mean(1)).ravel()
