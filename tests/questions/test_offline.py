@@ -203,19 +203,19 @@ def test_what_stands_in_many_texts_is_no_query():
 
 
 def test_keywords_are_whole_phrases_near_each_other_that_keep_names():
-    text = f"{MANUAL} The shares are listed at the New York Stock Exchange for the sake of the dealers."
+    text = f"{MANUAL} The shares are listed at the New York Wool Exchange for the sake of the dealers."
     texts = [
         text,
         *map(report, range(30)),
-        "A new stock of it.",
+        "A new wool of it.",
         "We exchange it.",
-        "It is on stock at an exchange.",
+        "It is wool at an exchange.",
         "New to York.",
     ]
     queries = OfflineQuestionWriter.for_corpus(texts, kinds=("keywords",)).questions(text, 30)
     asked = " ".join(query for query in queries if not query.endswith("."))
-    assert "New York Stock Exchange" in asked
-    assert asked.lower().count("york") == asked.count("New York Stock Exchange")
+    assert "New York Wool Exchange" in asked
+    assert asked.lower().count("york") == asked.count("New York Wool Exchange")
     assert not re.search(r"\b(the|of|and|is|to|[\d.])\b", asked)
 
 
