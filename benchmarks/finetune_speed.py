@@ -64,7 +64,9 @@ def measure(engine: str, settings: dict) -> dict:
 
 def work(options: argparse.Namespace, task: dict) -> dict:
     """Train with one engine, then search all chunks with the held-out questions."""
-    from nbutils.training.engine import make_engine, search_scores
+    from nbutils.training.documented import DocumentedEngine
+    from nbutils.training.engine import SentenceTransformersFinetuneEngine
+    from nbutils.training.split import search_scores
 
     data = EmbeddingQAFinetuneDataset.from_json(options.dataset)
     chunks = list(data.corpus)
@@ -88,7 +90,8 @@ def work(options: argparse.Namespace, task: dict) -> dict:
     else:
         with tempfile.TemporaryDirectory() as folder:
             settings |= {"val_dataset": held_out_dataset, "show_progress_bar": False}
-            trainer = make_engine(engine, train, options.model, f"{folder}/model", **settings)
+            kind = SentenceTransformersFinetuneEngine if engine == "nbutils" else DocumentedEngine
+            trainer = kind(train, options.model, f"{folder}/model", **settings)
             trainer.finetune()
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)
             result |= {
@@ -106,7 +109,7 @@ def utilisation(options: argparse.Namespace) -> dict[str, str]:
     from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
     from nbutils.models.encoding import encode, use_bf16
-    from nbutils.training.engine import make_engine
+    from nbutils.training.engine import SentenceTransformersFinetuneEngine
 
     data = EmbeddingQAFinetuneDataset.from_json(options.dataset)
     few = dict(list(data.corpus.items())[:96])
@@ -133,7 +136,7 @@ def utilisation(options: argparse.Namespace) -> dict[str, str]:
     def train() -> None:
         with tempfile.TemporaryDirectory() as folder:
             settings = {"epochs": 1, "dev_fraction": 0, "show_progress_bar": False}
-            make_engine("nbutils", few, options.model, f"{folder}/model", **settings).finetune()
+            SentenceTransformersFinetuneEngine(few, options.model, f"{folder}/model", **settings).finetune()
 
     model = load_model(options.model)
     square = torch.randn(2048, 2048, dtype=torch.bfloat16 if use_bf16(model.device) else torch.float32)
@@ -164,7 +167,7 @@ def report(results: list[dict], options: argparse.Namespace) -> None:
         ratio = f"{seconds / documented:.2f}" if seconds and documented else ""
         cells = [
             r["engine"], r.get("epochs", ""), r["reads"], f"{seconds:.0f}" if seconds else "", ratio,
-            f"{r['peak_gib']:.2f}" if seconds else "", *(f"{r[name]:.3f}" for name in ("hit@5", "mrr@10", "ndcg@10")),
+            f"{r['peak_gib']:.2f}" if seconds else "", *(f"{r[name]:.3f}" for name in ("hit_rate@5", "mrr@10", "ndcg@10")),
         ]  # fmt: skip
         print("| " + " | ".join(str(cell) for cell in cells) + " |")
 
