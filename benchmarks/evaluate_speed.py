@@ -75,8 +75,8 @@ def timed(function, *arguments):
 def whole(dataset, rounds: int) -> list[tuple[str, str, str, str, str]]:
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
-    from nbutils.models.encoding import use_bf16
     from nbutils.models.names import DEFAULT_MODEL, load_model, resolve_model
+    from nbutils.models.vectors import use_bf16
 
     embedding, model = HuggingFaceEmbedding(resolve_model(DEFAULT_MODEL)), load_model(DEFAULT_MODEL)
     ways = {"documented": lambda: documented(dataset, embedding, model), "fp32": lambda: ours(dataset, model, False)}

@@ -108,7 +108,7 @@ def utilisation(options: argparse.Namespace) -> dict[str, str]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-    from nbutils.models.encoding import encode, use_bf16
+    from nbutils.models.vectors import encode, use_bf16
     from nbutils.training.engine import SentenceTransformersFinetuneEngine
 
     data = EmbeddingQAFinetuneDataset.from_json(options.dataset)

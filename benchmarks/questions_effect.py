@@ -31,8 +31,8 @@ import numpy as np
 from nbutils.core import UserError
 from nbutils.corpus.chunks import load_corpus
 from nbutils.evaluation.stats import bootstrap_intervals
-from nbutils.models.encoding import encode
 from nbutils.models.names import DEFAULT_MODEL, load_model
+from nbutils.models.vectors import encode
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 from nbutils.questions.filters import NO_FILTERS, Filters, drop_reasons, skip_reason
 from nbutils.questions.offline import OfflineQuestionWriter

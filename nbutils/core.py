@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import sys
@@ -185,6 +186,21 @@ def outputs_root() -> Path:
 def cache_folder() -> Path:
     """Return the folder of what all runs share (parsed files, embeddings, answers): $NBUTILS_CACHE, or outputs/.cache."""
     return Path(os.environ.get("NBUTILS_CACHE") or outputs_root() / ".cache").expanduser().resolve()
+
+
+def database_path(folder: str | Path, name: str) -> Path:
+    """Return where an SQLite database of this name lies in a folder that several machines may share.
+
+    SQLite must not be written by two machines over a network file system, so there each machine has its own file.
+    """
+    import psutil
+
+    folder, kind = Path(folder).resolve(), ""
+    for part in sorted(psutil.disk_partitions(all=True), key=lambda part: len(part.mountpoint)):
+        kind = part.fstype if folder.is_relative_to(part.mountpoint) else kind
+    if re.match(r"nfs|cifs|smb|afs|lustre|gpfs|ceph|glusterfs|beegfs|fuse\.(sshfs|s3fs|gcsfuse)", kind):
+        name = f"{Path(name).stem}-{slug(platform.node())}{Path(name).suffix}"
+    return folder / name
 
 
 def download_folder() -> Path:

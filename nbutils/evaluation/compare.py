@@ -12,9 +12,9 @@ import numpy as np
 
 from nbutils.core import UserError, progress, write_atomic
 from nbutils.evaluation.stats import bootstrap_intervals, holm, permutation_p
-from nbutils.models.cache import EmbeddingCache, model_fingerprint, sentence_transformer
 from nbutils.models.metrics import query_metrics
 from nbutils.models.search import Ranking, bm25_search, fuse, retrieve_as_llama_index, vector_search
+from nbutils.models.vectors import EmbeddingCache, model_fingerprint, sentence_transformer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +81,7 @@ def evaluate(
         verbose: show progress.
         vector_store: an empty LlamaIndex vector store to search in place of the exact search.
         bf16: compute in bfloat16; None is where it pays. The default is float32, as LlamaIndex computes.
-        cache: folder of the embedding cache, False for none; see `nbutils.models.cache.EmbeddingCache`.
+        cache: folder of the embedding cache, False for none; see `nbutils.models.vectors.EmbeddingCache`.
 
     Returns:
         One dict a question: `is_hit`, `retrieved` (ids, best first), `expected` (id) and `query` (id).

@@ -3,12 +3,13 @@
 import functools
 import hashlib
 import importlib.util
+import json
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nbutils.core import UserError
+from nbutils.core import UserError, first_line
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -19,7 +20,7 @@ DEFAULT_MODEL = "all-MiniLM-L6-v2"
 _PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 # Query and document prefixes of well-known families, as their model cards give them; the first match counts.
-PROMPTS = [
+_FAMILY_PROMPTS = [
     (r"bge-.*-zh", {"query": "为这个句子生成表示以用于检索相关文章："}),
     (r"bge-(small|base|large)-en", {"query": "Represent this question for searching relevant passages: "}),
     (
@@ -74,10 +75,14 @@ def resolve_model(name: str | Path) -> str:
     return text
 
 
-def prompts_for(name: str) -> dict[str, str]:
-    """Return the query and document prefixes that a model's family was trained with (empty where it has none)."""
-    for pattern, prompts in PROMPTS:
-        if re.search(pattern, str(name), re.IGNORECASE):
+def prompts_for(hub_id: str) -> dict[str, str]:
+    """Return the query and document prefixes that a model's family was trained with (empty where it has none).
+
+    Args:
+        hub_id: the model's id on the hub. A folder's name says nothing: only its own configuration counts.
+    """
+    for pattern, prompts in _FAMILY_PROMPTS:
+        if re.search(pattern, hub_id, re.IGNORECASE):
             return {"query": "", "document": ""} | prompts
     return {"query": "", "document": ""}
 
@@ -90,7 +95,9 @@ def load_model(
     trust_remote_code: bool = False,
     prompts: dict[str, str] | None = None,
 ) -> "SentenceTransformer":
-    """Load an embedding model by name with its family's query and document prompts set.
+    """Load an embedding model by name, in float32 whatever it was saved in, with its query and document prompts set.
+
+    The prompts are those saved with the model. A model from the hub that has none gets those of its family.
 
     Args:
         name: as for `resolve_model`.
@@ -102,25 +109,28 @@ def load_model(
     Raises:
         UserError: no such model here, and no hub to fetch it from.
     """
+    import torch
     from sentence_transformers import SentenceTransformer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     path = resolve_model(name)
     try:
-        model = SentenceTransformer(path, device=device, trust_remote_code=trust_remote_code)
+        model = SentenceTransformer(
+            path, device=device, trust_remote_code=trust_remote_code, model_kwargs={"dtype": torch.float32}
+        ).float()  # modules beside the transformer too
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"Model {name} brings its own code. Set TRUST_REMOTE_CODE if you have read and trust it."
             ) from error
         if Path(path).is_dir():
-            raise UserError(f"The model in {name} cannot be loaded: {_first_line(error)}") from error
+            raise UserError(f"The model in {name} cannot be loaded: {first_line(error)}") from error
         raise UserError(
-            f"Model {name!r} is neither packaged, nor a folder, nor reachable on the hub ({_first_line(error)}). "
+            f"Model {name!r} is neither packaged, nor a folder, nor reachable on the hub ({first_line(error)}). "
             f"Check the name and the network, or use {DEFAULT_MODEL!r}, which needs none."
         ) from error
-    known = prompts_for(name) if not any(model.prompts.values()) else {}
+    known = prompts_for(path) if not Path(path).is_dir() and not any(model.prompts.values()) else {}
     model.prompts = {"query": "", "document": ""} | model.prompts | known | (prompts or {})
     if max_seq_length:
         model.max_seq_length = min(max_seq_length, longest_input(model))
@@ -138,8 +148,6 @@ def longest_input(model: "SentenceTransformer") -> int:
 
 def reading_length(name: str | Path) -> int:
     """Return how many tokens the model called `name` reads as shipped, without loading its weights."""
-    import json
-
     from huggingface_hub import hf_hub_download
 
     path = resolve_model(name)
@@ -166,11 +174,12 @@ def load_tokenizer(name: str | Path):
         raise UserError(f"Model {name!r} is not packaged, no folder, and not reachable on the hub.") from error
 
 
-def resolve_embed_model(name: "str | BaseEmbedding") -> "BaseEmbedding":
+def resolve_embed_model(name: "str | Path | BaseEmbedding", *, trust_remote_code: bool = False) -> "BaseEmbedding":
     """Return a LlamaIndex embedding model for a name; an embedding model passes through.
 
     Args:
         name: as for `resolve_model`, or `openai:MODEL` or `ollama:MODEL`.
+        trust_remote_code: allow code from the hub to run.
 
     Raises:
         UserError: the package or key that a provider needs is missing, or there is no such model.
@@ -189,14 +198,27 @@ def resolve_embed_model(name: "str | BaseEmbedding") -> "BaseEmbedding":
         from llama_index.embeddings.ollama import OllamaEmbedding
 
         return OllamaEmbedding(model_name=model)
+    return as_llama_index(load_model(name, trust_remote_code=trust_remote_code), resolve_model(name))
+
+
+def as_llama_index(model: "SentenceTransformer", name: str) -> "BaseEmbedding":
+    """Return LlamaIndex's HuggingFaceEmbedding around a model that is loaded already."""
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
-    loaded = load_model(name)
-    return HuggingFaceEmbedding(
-        model_name=resolve_model(name),
-        query_instruction=loaded.prompts.get("query") or None,
-        text_instruction=loaded.prompts.get("document") or None,
-    )
+    class Loaded(HuggingFaceEmbedding):
+        def __init__(self) -> None:
+            super(HuggingFaceEmbedding, self).__init__(
+                model_name=name,
+                max_length=model.max_seq_length,
+                normalize=True,
+                query_instruction=model.prompts.get("query") or None,
+                text_instruction=model.prompts.get("document") or None,
+            )
+            self._model, self._device = model, str(model.device)
+            self._parallel_process, self._target_devices = False, None
+
+    model.prompts["text"] = model.prompts.get("document", "")  # LlamaIndex's name for it
+    return Loaded()
 
 
 def has_key(name: str) -> bool:
@@ -258,7 +280,3 @@ def _need(module: str, extra: str, name: str | Path) -> None:
 def _need_key(variable: str, name: str | Path) -> None:
     if not os.environ.get(variable):
         raise UserError(f"{name} needs a key: set the environment variable {variable}, or choose 'offline'.")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,12 +1,17 @@
 """Rankings of chunks for queries: exact vector search, BM25, and the two fused."""
 
-from collections.abc import Sequence
+import functools
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 
+from nbutils.models.vectors import unit
+
 DEPTH = 100
+BLOCK = 32 * 2**20  # scores held at a time
 RRF_CONSTANT = 60
 
 
@@ -30,13 +35,20 @@ def id_ranks(ids: Sequence[str]) -> np.ndarray:
     return ranks
 
 
-def _top(scores: np.ndarray, ranks: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the `depth` best of each row by (-score, id rank)."""
+def top(scores: np.ndarray, ranks: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return columns and scores of the `depth` best of each row, equal scores by the lower rank first.
+
+    Args:
+        scores: shape (rows, columns).
+        ranks: of each column, see `id_ranks`.
+        depth: columns to return; all where there are fewer.
+    """
     depth = min(depth, scores.shape[1])
-    chosen = np.argpartition(-scores, depth - 1, axis=1)[:, :depth] if depth < scores.shape[1] else None
-    if chosen is None:
-        chosen = np.broadcast_to(np.arange(scores.shape[1]), scores.shape).copy()
+    if depth == scores.shape[1]:
+        chosen = np.broadcast_to(np.arange(depth), scores.shape).copy()
     else:
+        chosen = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
+        # argpartition picks at random among columns that tie for the last place: choose again in such rows
         limit = np.take_along_axis(scores, chosen, 1).min(axis=1)
         for row in np.flatnonzero((scores >= limit[:, None]).sum(axis=1) > depth):
             tied = np.flatnonzero(scores[row] >= limit[row])
@@ -46,8 +58,13 @@ def _top(scores: np.ndarray, ranks: np.ndarray, depth: int) -> tuple[np.ndarray,
     return np.take_along_axis(chosen, order, 1), np.take_along_axis(values, order, 1)
 
 
+def _blocks(rows: int, columns: int, block: int = BLOCK) -> Iterator[slice]:
+    step = max(1, block // max(1, columns))
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
 def vector_search(
-    queries: np.ndarray, corpus: np.ndarray, ids: Sequence[str], depth: int = DEPTH, *, block: int = 32 * 2**20
+    queries: np.ndarray, corpus: np.ndarray, ids: Sequence[str], depth: int = DEPTH, *, block: int = BLOCK
 ) -> Ranking:
     """Search exactly by inner product (cosine for vectors of length 1).
 
@@ -58,21 +75,20 @@ def vector_search(
         queries: shape (queries, dimensions), float32.
         corpus: shape (chunks, dimensions), float32.
         ids: ids of the chunks.
-        depth: chunks to return a query.
+        depth: chunks to return per query.
         block: scores held at a time; memory use is about ten bytes for each.
     """
-    ranks, rows = id_ranks(ids), max(1, block // max(1, len(ids)))
+    ranks = id_ranks(ids)
     seen: dict[bytes, int] = {}
-    first = np.array(
-        [seen.setdefault(blake2b(row.tobytes(), digest_size=16).digest(), i) for i, row in enumerate(corpus)]
-    )
+    first = np.array([seen.setdefault(vector.tobytes(), i) for i, vector in enumerate(corpus)], dtype=np.int64)
     copies = np.flatnonzero(first != np.arange(len(corpus)))
-    parts = []
-    for start in range(0, len(queries), rows):
-        scores = queries[start : start + rows] @ corpus.T
+    index = np.empty((len(queries), min(depth, len(ids))), dtype=np.int64)
+    score = np.empty(index.shape, dtype=np.float32)
+    for rows in _blocks(len(queries), len(ids), block):
+        scores = queries[rows] @ corpus.T
         scores[:, copies] = scores[:, first[copies]]
-        parts.append(_top(scores, ranks, depth))
-    return Ranking(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        index[rows], score[rows] = top(scores, ranks, depth)
+    return Ranking(index, score)
 
 
 def retrieve_as_llama_index(queries: np.ndarray, corpus: np.ndarray, ids: Sequence[str], top_k: int) -> list[list[str]]:
@@ -86,12 +102,9 @@ def retrieve_as_llama_index(queries: np.ndarray, corpus: np.ndarray, ids: Sequen
         queries: shape (queries, dimensions), vectors as the model gave them.
         corpus: shape (chunks, dimensions).
         ids: ids of the chunks, in the order of the corpus.
-        top_k: ids to return a query.
+        top_k: ids to return per query.
     """
     from llama_index.core.indices.query.embedding_utils import get_top_k_embeddings
-
-    def unit(vectors):
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
     ids = list(ids)
     ranking = vector_search(unit(queries), unit(corpus), ids, top_k + 3)
@@ -113,39 +126,109 @@ def retrieve_as_llama_index(queries: np.ndarray, corpus: np.ndarray, ids: Sequen
     ]
 
 
-def bm25_search(queries: Sequence[str], texts: Sequence[str], ids: Sequence[str], depth: int = DEPTH) -> Ranking:
-    """Search by BM25 (Lucene's variant, k1 = 1.5, b = 0.75) with English stems and stop words.
+# Scripts that put no space between words: Thai, Lao, Burmese, Khmer, kana, Chinese characters.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3041-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+# A word is two letters or digits or more; vowel signs and accents of other scripts belong to it.
+_WORDS = re.compile(
+    rf"[{_UNSPACED}]+|(?:(?![{_UNSPACED}])[\w\u0300-\u036f\u0591-\u05c7\u0610-\u065f\u0900-\u0963\u0966-\u0dff]){{2,}}"
+)
 
-    Source: Lù 2024, "BM25S" (arXiv 2407.03618), through the bm25s package.
+
+def plain_terms(text: str) -> list[str]:
+    """Return a text's words in lower case; where a script has no spaces, its pairs of neighbouring characters.
+
+    Pairs of characters are what search engines use for Chinese and Japanese (Lucene's CJKAnalyzer).
+    """
+    text = (text if text.isascii() else unicodedata.normalize("NFKC", text)).lower()
+    terms: list[str] = []
+    for run in _WORDS.findall(text):
+        if re.match(f"[{_UNSPACED}]", run):
+            terms += [run[i : i + 2] for i in range(max(1, len(run) - 1))]
+        else:
+            terms.append(run)
+    return terms
+
+
+@functools.cache
+def _stop_words() -> dict[str, frozenset[str]]:
+    from bm25s import stopwords
+
+    names = "danish dutch french german italian norwegian portuguese russian spanish swedish turkish"
+    known = {name: frozenset(getattr(stopwords, f"STOPWORDS_{name.upper()}")) for name in names.split()}
+    return {"english": frozenset(stopwords.STOPWORDS_EN_PLUS)} | known
+
+
+def guess_language(texts: Sequence[str], sample: int = 20_000) -> str:
+    """Return the language whose stop words are most frequent in the texts (English where none is ahead of it)."""
+    step = max(1, len(texts) // 100)
+    terms = [term for text in texts[::step] for term in plain_terms(text[:1000])][:sample]
+    counts = {name: sum(term in words for term in terms) for name, words in _stop_words().items()}
+    best = max(counts, key=counts.__getitem__)
+    return best if counts[best] > 1.2 * counts["english"] else "english"
+
+
+class BM25Index:
+    """BM25 (Lucene's variant, k1 = 1.5, b = 0.75) over texts, by word stems without stop words.
+
+    Stems and stop words are those of the texts' language (see `guess_language`); in scripts without spaces the terms
+    are pairs of characters. Source: Lù 2024, "BM25S" (arXiv 2407.03618), through the bm25s package.
+
+    Args:
+        texts: the texts to search.
+        language: a language that Snowball stems; default is the texts' own.
+    """
+
+    def __init__(self, texts: Sequence[str], language: str | None = None):
+        import bm25s
+        import Stemmer
+
+        texts = list(texts)
+        self.size = len(texts)
+        self.language = language or guess_language(texts)
+        self._stemmer = Stemmer.Stemmer(self.language)
+        self._stop = frozenset(bm25s.stopwords.STOPWORDS_EN)
+        if self.language != "english":
+            self._stop = _stop_words().get(self.language, frozenset())
+        terms = [self._terms(text) for text in texts]
+        self._engine = bm25s.BM25() if any(terms) else None
+        if self._engine:
+            self._engine.index(terms, show_progress=False)
+
+    def _terms(self, text: str) -> list[str]:
+        return self._stemmer.stemWords([term for term in plain_terms(text) if term not in self._stop])
+
+    def scores(self, queries: Sequence[str]) -> np.ndarray:
+        """Return the scores of all texts for each query: float32, shape (queries, texts), 0 where no term is shared."""
+        scores = np.zeros((len(queries), self.size), dtype=np.float32)
+        for row, query in enumerate(queries) if self._engine else ():
+            if terms := [term for term in self._terms(query) if term in self._engine.vocab_dict]:
+                scores[row] = self._engine.get_scores(terms)
+        return scores
+
+    def search(self, queries: Sequence[str], ids: Sequence[str], depth: int = DEPTH) -> Ranking:
+        """Return the best texts of each query; a text that shares no term with the query is not returned."""
+        ranks = id_ranks(ids)
+        index = np.full((len(queries), min(depth, self.size)), -1, dtype=np.int64)
+        score = np.full(index.shape, -np.inf)
+        for rows in _blocks(len(queries), self.size):
+            best, scores = top(self.scores(queries[rows]), ranks, depth)
+            index[rows], score[rows] = np.where(scores > 0, best, -1), np.where(scores > 0, scores, -np.inf)
+        return Ranking(index, score)
+
+
+def bm25_search(queries: Sequence[str], texts: Sequence[str], ids: Sequence[str], depth: int = DEPTH) -> Ranking:
+    """Search by BM25, see `BM25Index`.
 
     Args:
         queries: questions.
         texts: chunks.
         ids: ids of the chunks.
-        depth: chunks to return a query; a chunk that shares no word with the query is not returned.
+        depth: chunks to return per query; a chunk that shares no term with the query is not returned.
     """
-    import bm25s
-    import Stemmer
-
-    stemmer = Stemmer.Stemmer("english")
-
-    def tokens(part):
-        return bm25s.tokenize(list(part), stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False)
-
-    index = np.full((len(queries), min(depth, len(texts))), -1, dtype=np.int64)
-    score = np.full(index.shape, -np.inf)
-    chunks = tokens(texts)
-    if not any(chunks):
-        return Ranking(index, score)
-    engine = bm25s.BM25()
-    engine.index(chunks, show_progress=False)
-    ranks = id_ranks(ids)
-    for row, words in enumerate(tokens(queries)):
-        if words:
-            best, scores = _top(engine.get_scores(words)[None, :], ranks, depth)
-            index[row] = np.where(scores[0] > 0, best[0], -1)
-            score[row] = np.where(scores[0] > 0, scores[0], -np.inf)
-    return Ranking(index, score)
+    return BM25Index(texts).search(list(queries), ids, depth)
 
 
 def fuse(dense: Ranking, lexical: Ranking, ids: Sequence[str], weight: float = 0.5, depth: int = DEPTH) -> Ranking:
@@ -158,7 +241,7 @@ def fuse(dense: Ranking, lexical: Ranking, ids: Sequence[str], weight: float = 0
         lexical: ranking by words.
         ids: ids of the chunks.
         weight: of the dense ranking, 0 to 1.
-        depth: chunks to return a query.
+        depth: chunks to return per query.
     """
     ranks = id_ranks(ids)
     index = np.full((len(dense.index), min(depth, len(ids))), -1, dtype=np.int64)

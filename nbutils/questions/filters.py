@@ -219,9 +219,9 @@ def brings_back(
         index.index([words(text) or [""] for text in corpus.values()], show_progress=False)
         found, _ = index.retrieve([words(question) or [""] for question in questions], k=first, show_progress=False)
     else:
-        from nbutils.models.encoding import encode
         from nbutils.models.names import load_model
         from nbutils.models.search import vector_search
+        from nbutils.models.vectors import encode
 
         encoder = load_model(model)
         found = vector_search(encode(encoder, questions, "query"), encode(encoder, corpus.values()), ids, first).index

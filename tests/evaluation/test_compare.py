@@ -48,11 +48,10 @@ from nbutils.evaluation.inspection import (
 )
 from nbutils.evaluation.stats import bootstrap_intervals, holm, permutation_p
 from nbutils.evaluation.verdict import Effect, check_forgetting, decisive_set, questions_needed, verdict
-from nbutils.models.cache import EmbeddingCache, model_fingerprint
-from nbutils.models.encoding import encode
 from nbutils.models.metrics import query_metrics
 from nbutils.models.names import DEFAULT_MODEL, load_model
 from nbutils.models.search import Ranking, bm25_search, fuse, retrieve_as_llama_index, vector_search
+from nbutils.models.vectors import EmbeddingCache, encode, model_fingerprint
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 
 
