@@ -1,0 +1,127 @@
+import sqlite3
+import threading
+from collections import namedtuple
+
+import numpy as np
+import pytest
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from pydantic import PrivateAttr
+from sentence_transformers import SentenceTransformer
+
+from nbutils.core import database_path
+from nbutils.models.names import DEFAULT_MODEL, load_model, packaged_model, resolve_embed_model
+from nbutils.models.vectors import EmbeddingCache, encode, model_fingerprint
+
+
+class Words(BaseEmbedding):
+    """Counts of a few words."""
+
+    calls: int = 0
+
+    def _vector(self, text: str) -> list[float]:
+        self.calls += 1
+        return [1.0 + text.count(word) for word in ("ship", "rail", "sea", "rate")]
+
+    def _get_text_embedding(self, text):
+        return self._vector(text)
+
+    def _get_query_embedding(self, query):
+        return self._vector(query)
+
+    async def _aget_query_embedding(self, query):
+        return self._vector(query)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model(DEFAULT_MODEL)
+
+
+def test_no_texts_give_no_vectors_of_the_models_size(model, tmp_path):
+    assert encode(model, []).shape == (0, 384)
+    assert encode(resolve_embed_model(DEFAULT_MODEL), [], "query").shape == (0, 384)
+    assert EmbeddingCache(tmp_path).embed(model, []).shape == (0, 384)
+    assert encode(Words(), []).shape[0] == 0
+
+
+def test_float32_is_computed_in_float32_whatever_the_model_was_saved_in(tmp_path):
+    SentenceTransformer(packaged_model()).half().save_pretrained(str(tmp_path / "half"))
+    half = SentenceTransformer(str(tmp_path / "half"))
+    expected = encode(load_model(tmp_path / "half"), ["a ship", "the sea"], bf16=False)
+    assert np.allclose(encode(half, ["a ship", "the sea"], bf16=False), expected, atol=1e-6)
+    assert {str(weight.dtype) for weight in half.parameters()} == {"torch.float16"}
+
+
+def test_llama_index_models_give_the_vectors_of_their_sentence_transformer(model):
+    embedding = resolve_embed_model(DEFAULT_MODEL)
+    assert np.allclose(encode(embedding, ["ship"]), encode(model, ["ship"]))
+    assert np.allclose(embedding.get_text_embedding("ship"), encode(model, ["ship"])[0], atol=1e-6)
+
+
+def test_the_cache_tells_weights_length_prompt_and_precision_apart(model, tmp_path):
+    cache = EmbeddingCache(tmp_path)
+    text = ["word " * 200]
+    plain = cache.embed(model, text, bf16=False)
+    other = load_model(DEFAULT_MODEL, max_seq_length=16)
+    short = cache.embed(other, text, bf16=False)
+    other.prompts["document"] = "passage: "
+    prompted = cache.embed(other, text, bf16=False)
+    other.transformers_model.embeddings.word_embeddings.weight.data *= 1.5
+    changed = cache.embed(other, text, bf16=False)
+    assert model_fingerprint(model) == model_fingerprint(load_model(DEFAULT_MODEL)) != model_fingerprint(other)
+    vectors = np.concatenate([plain, short, prompted, changed])
+    assert (np.linalg.norm(vectors[:, None] - vectors[None], axis=2)[~np.eye(4, dtype=bool)] > 1e-3).all()
+    assert (cache.embed(model, text, bf16=False) == plain).all()
+    assert cache.embedded == 4
+
+
+def test_the_fingerprint_of_a_service_names_its_server():
+    openai = pytest.importorskip("llama_index.embeddings.openai", reason="the OpenAI client is not installed")
+    one, other = (openai.OpenAIEmbedding(api_key="x", api_base=f"http://{host}/v1") for host in ("a", "b"))
+    assert model_fingerprint(one) != model_fingerprint(other)
+
+
+def test_a_broken_cache_is_reported_and_not_trusted(model, tmp_path):
+    (tmp_path / "embeddings.sqlite").write_bytes(b"not a database" * 100)
+    with pytest.warns(UserWarning, match="cannot be used"):
+        vectors = EmbeddingCache(tmp_path).embed(model, ["ship"])
+    assert np.allclose(vectors, EmbeddingCache(False).embed(model, ["ship"]), atol=1e-6)
+
+
+def test_a_cache_with_another_table_is_reported_on_reading(model, tmp_path):
+    with sqlite3.connect(tmp_path / "embeddings.sqlite") as connection:
+        connection.execute("CREATE TABLE embeddings (other TEXT)")
+    connection.close()
+    with pytest.warns(UserWarning, match="cannot be used"):
+        assert EmbeddingCache(tmp_path).embed(model, ["ship"]).shape == (1, 384)
+
+
+def test_each_machine_has_its_own_database_on_a_network_file_system(tmp_path, monkeypatch):
+    import psutil
+
+    part = namedtuple("part", "mountpoint fstype")
+    local = [part("/", "ext4")]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [part(str(tmp_path), "nfs4"), *local])
+    assert database_path(tmp_path / "cache", "x.sqlite").name not in ("x.sqlite", "")
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: local)
+    assert database_path(tmp_path / "cache", "x.sqlite") == (tmp_path / "cache" / "x.sqlite").resolve()
+
+
+def test_an_embedding_whose_weights_cannot_be_seen_is_not_cached(tmp_path):
+    words = Words()
+    for _ in range(2):
+        EmbeddingCache(tmp_path).embed(words, ["ship", "ship", "rail"])
+    assert words.calls == 4
+    assert not (tmp_path / "embeddings.sqlite").exists()
+
+
+def test_a_service_is_asked_for_several_queries_at_once_and_their_order_stays():
+    class Service(Words):
+        _together: threading.Barrier = PrivateAttr(default_factory=lambda: threading.Barrier(4, timeout=20))
+
+        def _get_query_embedding(self, query):
+            self._together.wait()
+            return self._vector(query)
+
+    queries = ["ship", "rail", "sea", "rate"]
+    assert np.array_equal(encode(Service(num_workers=4), queries, "query"), encode(Words(), queries, "query"))
