@@ -59,7 +59,7 @@ def documented(dataset, embedding, model):
 
 
 def ours(dataset, model, bf16):
-    from nbutils.evaluation.compare import evaluate, evaluate_st
+    from nbutils.evaluation.walkthrough import evaluate, evaluate_st
 
     with tempfile.TemporaryDirectory() as folder:
         rows = evaluate(dataset, model, 5, bf16=bf16, cache=folder)
@@ -101,7 +101,7 @@ def whole(dataset, rounds: int) -> list[tuple[str, str, str, str, str]]:
 
 def vector_store(dataset) -> str:
     """Let an approximate index (HNSW of faiss) stand in for the exact search and report its recall against it."""
-    from nbutils.evaluation.compare import evaluate, store_recall
+    from nbutils.evaluation.walkthrough import evaluate, store_recall
     from nbutils.models.names import DEFAULT_MODEL
 
     try:

@@ -16,8 +16,8 @@ _HOME = {
     "SentenceTransformersFinetuneEngine": "training.engine",
     "UserError": "core",
     "compare_models": "evaluation.compare",
-    "evaluate": "evaluation.compare",
-    "evaluate_st": "evaluation.compare",
+    "evaluate": "evaluation.walkthrough",
+    "evaluate_st": "evaluation.walkthrough",
     "generate_qa_embedding_pairs": "questions.generate",
     "load_corpus": "corpus.chunks",
 }
@@ -26,7 +26,8 @@ __all__ = sorted(_HOME)
 if TYPE_CHECKING:
     from nbutils.core import UserError
     from nbutils.corpus.chunks import load_corpus
-    from nbutils.evaluation.compare import compare_models, evaluate, evaluate_st
+    from nbutils.evaluation.compare import compare_models
+    from nbutils.evaluation.walkthrough import evaluate, evaluate_st
     from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
     from nbutils.questions.generate import generate_qa_embedding_pairs
     from nbutils.training.engine import SentenceTransformersFinetuneEngine

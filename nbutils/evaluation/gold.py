@@ -1,119 +1,232 @@
-"""Questions to judge with: gold questions from a table, wording they share with their chunks, leaks, a general set."""
+"""Gold questions: questions that people wrote, read from a table and placed on the chunks that answer them."""
 
-import copy
-import csv
-import functools
+import codecs
 import io
 import json
 import re
-import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from nbutils.core import UserError, content_hash, project_folder
+from nbutils.core import UserError, content_hash, first_line
+from nbutils.evaluation.leaks import plain_words, shingles
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 
 if TYPE_CHECKING:
-    import pandas as pd
     from llama_index.core.schema import TextNode
 
 
-def find_gold_questions(name: str, val_files: "Sequence[str]") -> Path | None:
+class GoldQuestions(EmbeddingQAFinetuneDataset):
+    """Questions that people wrote, with what says which chunks are relevant.
+
+    Args:
+        human: people wrote them; `compare_models` and `verdict` trust such a set more than others.
+        placed: question id -> "quote", "page" or "chunk".
+        left_out: for each row that points to nothing in this corpus, its number and why.
+    """
+
+    human: bool = True
+    placed: dict[str, str] = {}
+    left_out: list[str] = []
+
+    @property
+    def judged_by(self) -> str:
+        """How many questions are judged by what, for example "170 by quote, 10 by page"."""
+        counts = Counter(self.placed[query] for query in self.queries)
+        return ", ".join(f"{count} by {kind}" for kind, count in counts.most_common())
+
+
+class _Absent(Exception):
+    """What a row points to is not in this corpus."""
+
+
+def find_gold_questions(name: str, val_files: Sequence[str]) -> Path | None:
     """Return the file of gold questions that is meant, or None.
 
     Args:
         name: a path; "auto" for gold_questions.csv in the folder of a validation file, if there is one; "" for none.
         val_files: the validation files.
     """
-    from nbutils.pipeline.run import find_file
+    from nbutils.corpus.files import find_files, resolve
 
     if name != "auto":
-        return Path(find_file(name)) if name else None
-    folders = [Path(find_file(file)).parent for file in val_files if "://" not in str(file)]
+        return Path(resolve(name)) if name else None
+    folders = dict.fromkeys(file.parent for file in find_files(val_files) if isinstance(file, Path))
     return next(
         (folder / "gold_questions.csv" for folder in folders if (folder / "gold_questions.csv").is_file()), None
     )
 
 
-def load_gold_questions(path: str | Path, nodes: "Sequence[TextNode]", by: str = "page") -> EmbeddingQAFinetuneDataset:
-    """Return questions that people wrote as a dataset over the chunks of `nodes`.
+def gold_questions(name: str, val_files: Sequence[str], nodes: "Sequence[TextNode]") -> GoldQuestions | None:
+    """Return the gold questions about these chunks, or None; what is left out, and why, is printed.
 
-    A row names the place of its answer in one of these columns, the first that is filled: `chunk` (chunk ids),
-    `pages` or `page` (counted from 1, several separated by ";"), `quote` (a passage of the document). A column
-    `file` (or `document`) says which document is meant where there are several. Ids are made from row and question.
+    A file that "auto" finds and that has no column `file` may be about any of the documents beside it. It is used for
+    the one document that holds its quotes, or where only one document lies there; otherwise it is left.
 
     Args:
-        path: a CSV with a header, a JSON list of objects, or JSON Lines.
-        nodes: the chunks, with `file_name` and `page` in their metadata.
-        by: "page": any chunk of the pages named is relevant, and a row with only a quote is placed on the chunks that
-            hold it; "quote": the chunks that hold the quote are, and the pages count only where there is no quote.
+        name, val_files: as for `find_gold_questions`.
+        nodes: the validation chunks.
 
     Raises:
-        UserError: no such file, no question in it, or a row that points nowhere; the message names file and row.
+        UserError: the file that `name` gives cannot be used.
+    """
+    path = find_gold_questions(name, val_files)
+    if path is None:
+        print("No gold questions: everything below is about questions that a machine wrote.")
+        return None
+    if name != "auto":
+        return load_gold_questions(path, nodes)
+    try:
+        rows = [row for _, row in read_table(path)]
+        document = None if any(_file(row) for row in rows) else _document_meant(rows, path, _Chunks(nodes))
+        return load_gold_questions(path, nodes, document=document)
+    except UserError as error:
+        print(f"{path.name}, found beside the validation files, is not used: {error}")
+        return None
+
+
+def _document_meant(rows: list[dict], path: Path, chunks: "_Chunks") -> str:
+    quotes = list(filter(None, (_quote(row) for row in rows)))
+    counts = Counter(file for quote in quotes for file in {chunks.file[chunk] for chunk in chunks.by_quote(quote)})
+    (best, most), (_, second) = [*counts.most_common(2), ("", 0), ("", 0)][:2]
+    if most >= max(1, len(quotes) / 10) and most > 2 * second:  # a tenth: the document may have been split
+        return best
+    from nbutils.corpus.files import find_files
+
+    if not quotes and len(chunks.files) == 1 and len(find_files([str(path.parent)])) == 1:
+        return next(iter(chunks.files))
+    raise UserError(
+        "it has no column 'file', and its quotes stand in "
+        + (f"{len(counts)} of the validation documents." if counts else "no validation document.")
+        + " Add the column, or name the file by GOLD_QUESTIONS."
+    )
+
+
+def load_gold_questions(
+    path: str | Path, nodes: "Sequence[TextNode]", by: str = "quote", *, document: str | None = None
+) -> GoldQuestions:
+    """Return questions that people wrote as a dataset over the chunks of `nodes`.
+
+    A row names the place of its answer in one or several of these columns: `chunk` (chunk ids), `quote` (a passage of
+    the document), `pages` or `page` (counted from 1, such as 12, 12;14 or 12-14). A column `file` (or `document`) says
+    which document is meant where there are several. Where a row has a quote, the chunks that hold it are the relevant
+    ones, whatever its spaces, hyphens and ligatures; its pages count only where there is none, or it is not found. Of
+    a quote that a border between chunks cuts, both chunks are relevant if each holds a third of it or more, otherwise
+    the one with the larger part. A row about what is not in this corpus (a page that was split off for training) is
+    left out and said so; of several pages those count that are there.
+
+    Args:
+        path: a CSV with a header (any delimiter and encoding), a JSON list of objects, or JSON Lines.
+        nodes: the chunks, with `file_name` and `page` in their metadata.
+        by: "page" lets pages count before quotes.
+        document: the file name that rows without `file` mean.
+
+    Raises:
+        UserError: no such file, no question in it that points to this corpus, or a row that says nothing; the message
+            names file and row.
     """
     if by not in ("page", "quote"):
         raise UserError(f"by is {by!r}; use 'page' or 'quote'.")
-    index = _Chunks(nodes)
-    queries, relevant = {}, {}
-    for number, row in _rows(Path(path)):
+    chunks, rows = _Chunks(nodes), read_table(Path(path))
+    queries, relevant, placed, left_out = {}, {}, {}, []
+    for number, row in rows:
         where = f"{path}, row {number}"
         question = _cell(row, "question", "query")
         if not question:
             raise UserError(f"{where}: the column 'question' is empty. Write the question or remove the row.")
         query_id = "gold-" + content_hash(str(number), question, length=12)
-        queries[query_id] = question
-        relevant[query_id] = index.place(row, where, by)
+        try:
+            placed[query_id], relevant[query_id] = chunks.place(row, where, by, document)
+            queries[query_id] = question
+        except _Absent as error:
+            left_out.append(f"row {number}: {error}")
+    shown = "; ".join(left_out[:5]) + ("; …" if len(left_out) > 5 else "")
     if not queries:
-        raise UserError(f"{path} holds no question. It needs the columns 'question' and 'pages', 'chunk' or 'quote'.")
+        reason = f"none of its {len(rows)} questions is about this corpus ({shown})" if rows else "holds no question"
+        raise UserError(f"{path} {reason}. It needs the columns 'question' and 'quote', 'pages' or 'chunk'.")
+    if left_out:
+        print(f"{len(left_out)} of {len(rows)} gold questions are not about this corpus and were left out: {shown}.")
     corpus = {node.node_id: node.get_content() for node in nodes}
-    return EmbeddingQAFinetuneDataset(queries=queries, corpus=corpus, relevant_docs=relevant)
+    return GoldQuestions(queries=queries, corpus=corpus, relevant_docs=relevant, placed=placed, left_out=left_out)
 
 
-def _rows(path: Path) -> list[tuple[int, dict]]:
-    """Return the rows with their numbers as a person counts them: lines of a CSV or JSONL, entries of a JSON list."""
+def read_table(path: Path) -> list[tuple[int, dict]]:
+    """Return the rows of a CSV or JSON file, each with its number as a spreadsheet counts and its column names lower.
+
+    Raises:
+        UserError: the file cannot be read, or is no such table.
+    """
+    text = _decoded(path)
+    suffix = path.suffix.lower()
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}. Name a CSV or JSON file of questions.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text. Save it as CSV with UTF-8 encoding.") from error
-    try:
-        if path.suffix.lower() in (".jsonl", ".ndjson"):
+        if suffix in (".jsonl", ".ndjson"):
+            lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
             rows = []
-            for number, line in enumerate(text.split("\n"), 1):
-                if line.strip():
-                    try:
-                        rows.append((number, json.loads(line)))
-                    except json.JSONDecodeError as error:
-                        raise UserError(f"{path}, row {number} is no JSON object: {error.msg}.") from error
-        elif path.suffix.lower() == ".json":
+            for number, line in lines:
+                try:
+                    rows.append((number, json.loads(line)))
+                except json.JSONDecodeError as error:
+                    raise UserError(f"{path}, row {number} is no JSON object: {error.msg}.") from error
+        elif suffix == ".json":
             data = json.loads(text)
             data = data.get("questions", data) if isinstance(data, dict) else data
             rows = list(enumerate(data if isinstance(data, list) else [data], 1))
         else:
-            try:
-                dialect = csv.Sniffer().sniff(text.partition("\n")[0], delimiters=",;\t")
-            except csv.Error:
-                dialect = csv.excel
-            reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=dialect.delimiter, strict=True)
-            rows, before = [], 1
-            for row in reader:
-                if None in row:
-                    raise UserError(
-                        f"{path}, row {before + 1} has more cells than the header. Put text that holds "
-                        f"{dialect.delimiter!r} in quotation marks."
-                    )
-                rows.append((before + 1, row))
-                before = reader.line_num
-    except (json.JSONDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as {path.suffix or 'CSV'}: {error}.") from error
+            rows = _csv_rows(text, path)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} cannot be read as {suffix}: {error}.") from error
     if not all(isinstance(row, dict) for _, row in rows):
-        raise UserError(f"{path}: each entry must be an object with 'question' and 'pages', 'chunk' or 'quote'.")
+        raise UserError(f"{path}: each entry must be an object with 'question' and 'quote', 'pages' or 'chunk'.")
     return [(number, {str(key).strip().lower(): value for key, value in row.items()}) for number, row in rows]
+
+
+def _decoded(path: Path) -> str:
+    from charset_normalizer import from_bytes
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}. Name a CSV or JSON file of questions.") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", "replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        found = from_bytes(data).best()
+    if found is None:
+        raise UserError(f"{path} is no text in a known encoding. Save it as CSV with UTF-8 encoding.")
+    return str(found)
+
+
+def _csv_rows(text: str, path: Path) -> list[tuple[int, dict]]:
+    """Return the filled rows; the delimiter is the one that Excel's `sep=` line or the header names."""
+    import pandas as pd
+
+    first = text.partition("\n")[0]
+    named = re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE)
+    delimiter = named[1] if named else max(",;\t|", key=first.count)
+    columns = first.count(delimiter) + 1 if not named else 50
+    try:
+        # more columns than the header has, so that a row with too many cells can be told
+        frame = pd.read_csv(
+            io.StringIO(text), sep=delimiter, header=None, names=range(columns + 20), dtype=str, keep_default_na=False,
+            skip_blank_lines=False, skiprows=1 if named else 0,
+        ).fillna("")  # fmt: skip
+    except ValueError as error:  # pandas' own errors of parsing, and an empty file
+        raise UserError(f"{path} cannot be read as CSV: {first_line(error)}.") from error
+    header, *rows = [[cell.strip() for cell in row] for row in frame.itertuples(index=False)]
+    names = {i: name for i, name in enumerate(header) if name}
+    found = []
+    for number, row in enumerate(rows, 3 if named else 2):
+        if any(cell for i, cell in enumerate(row) if i not in names):
+            raise UserError(
+                f"{path}, row {number} has more cells than the header. Put text that contains {delimiter!r} in "
+                "quotation marks."
+            )
+        if any(row):
+            found.append((number, {name: row[i] for i, name in names.items()}))
+    return found
 
 
 def _cell(row: dict, *names: str) -> str:
@@ -126,273 +239,99 @@ def _cell(row: dict, *names: str) -> str:
     return ""
 
 
+def _quote(row: dict) -> str:
+    return _cell(row, "quote", "passage")
+
+
+def _file(row: dict) -> str:
+    return _cell(row, "file", "file_name", "document")
+
+
 class _Chunks:
     """Finds chunks by id, page or quoted text."""
 
     def __init__(self, nodes: "Sequence[TextNode]"):
-        self.nodes = list(nodes)
-        self.ids = {node.node_id for node in self.nodes}
-        self.files = {str(node.metadata.get("file_name", "")) for node in self.nodes}
+        self.file = {node.node_id: str(node.metadata.get("file_name", "")) for node in nodes}
+        self.files = set(self.file.values())
+        self.words = {node.node_id: plain_words(node.get_content()) for node in nodes}
+        # without spaces, since a hyphen at a line's end may or may not belong to the word
+        self.solid = {chunk: "".join(words) for chunk, words in self.words.items()}
         self.pages: dict[tuple[str, int], list[str]] = {}
-        for node in self.nodes:
+        for node in nodes:
             page = node.metadata.get("page", node.metadata.get("page_label", ""))
             if str(page).isdigit():
-                self.pages.setdefault((str(node.metadata.get("file_name", "")), int(page)), []).append(node.node_id)
-        self.words: list[list[str]] | None = None
+                self.pages.setdefault((self.file[node.node_id], int(page)), []).append(node.node_id)
 
-    def place(self, row: dict, where: str, by: str) -> list[str]:
-        file = self._file(row, where)
-        chunk, pages, quote = (
-            _cell(row, "chunk", "chunk_id", "node_id"), _cell(row, "pages", "page"), _cell(row, "quote", "passage"),
-        )  # fmt: skip
-        if chunk:
+    def place(self, row: dict, where: str, by: str, document: str | None) -> tuple[str, list[str]]:
+        """Return by what the row was placed ("chunk", "quote" or "page") and the relevant chunks."""
+        if chunk := _cell(row, "chunk", "chunk_id", "node_id"):
             ids = [part.strip() for part in chunk.split(";") if part.strip()]
-            for chunk_id in ids:
-                if chunk_id not in self.ids:
-                    raise UserError(
-                        f"{where}: there is no chunk {chunk_id!r} in the corpus. Correct the column 'chunk'."
-                    )
-            return ids
-        if quote and (by == "quote" or not pages):
-            found = self._by_quote(quote, file)
-            if found or not pages:
-                if not found:
-                    raise UserError(f"{where}: the quote {quote[:60]!r} stands nowhere in the corpus. Correct it.")
-                return found
+            if missing := [chunk_id for chunk_id in ids if chunk_id not in self.file]:
+                raise _Absent(f"there is no chunk {missing[0]!r}")
+            return "chunk", ids
+        quote, pages = _quote(row), _cell(row, "pages", "page")
+        if not quote and not pages:
+            raise UserError(f"{where}: no 'quote', 'pages' or 'chunk' says where the answer is. Fill one of them.")
+        file = self._document(_file(row)) if _file(row) else document
+        if quote and (by == "quote" or not pages) and (found := self.by_quote(quote, file)):
+            return "quote", found
         if not pages:
-            raise UserError(f"{where}: no 'pages', 'chunk' or 'quote' says where the answer is. Fill one of them.")
-        return self._by_page(pages, file, where)
+            raise _Absent(f"the quote {quote[:60]!r} stands nowhere")
+        return "page", self._by_page(_page_numbers(pages, where), file, where)
 
-    def _file(self, row: dict, where: str) -> str | None:
-        name = _cell(row, "file", "file_name", "document")
-        if not name:
-            return None
-        matches = [file for file in self.files if name in (file, Path(file).stem)]
+    def _document(self, name: str) -> str:
+        matches = [file for file in sorted(self.files) if name in (file, Path(file).name, Path(file).stem)]
         if not matches:
-            known = ", ".join(sorted(self.files)[:5])
-            raise UserError(f"{where}: there is no document {name!r} in the corpus, which holds {known}.")
+            raise _Absent(f"there is no document {name!r}")
         return matches[0]
 
-    def _by_page(self, pages: str, file: str | None, where: str) -> list[str]:
+    def _by_page(self, pages: list[int], file: str | None, where: str) -> list[str]:
         if file is None and len(self.files) > 1:
             raise UserError(
                 f"{where}: the corpus holds {len(self.files)} documents; add a column 'file' that says which is meant."
             )
         file = file if file is not None else next(iter(self.files), "")
-        found: list[str] = []
-        for part in filter(None, (part.strip() for part in re.split(r"[;,\s]+", pages))):
-            if not re.fullmatch(r"\d+(\.0+)?", part):
-                raise UserError(f"{where}: {part!r} is no page number. Write pages as 12 or 12;13, counted from 1.")
-            chunks = self.pages.get((file, int(float(part))))
-            if not chunks:
-                last = max((page for name, page in self.pages if name == file), default=0)
-                raise UserError(f"{where}: page {part} of {file or 'the document'} has no chunk (pages end at {last}).")
-            found += [chunk for chunk in chunks if chunk not in found]
+        found = list(dict.fromkeys(chunk for page in pages for chunk in self.pages.get((file, page), ())))
+        if not found:
+            last = max((page for name, page in self.pages if name == file), default=0)
+            raise _Absent(f"page {pages[0]} of {file or 'the document'} has no chunk (pages end at {last})")
         return found
 
-    def _by_quote(self, quote: str, file: str | None) -> list[str]:
-        """Return the chunks that hold the quote, best first: all its words in order, or most of its word triples."""
-        if self.words is None:
-            self.words = [plain_words(node.get_content()) for node in self.nodes]
+    def by_quote(self, quote: str, file: str | None = None) -> list[str]:
+        """Return the chunks that hold the quote: whole, cut by a border between chunks, or most of its word triples."""
         wanted = plain_words(quote)
+        chunks = [chunk for chunk in self.file if file in (None, self.file[chunk])]
+        solid, phrase = "".join(wanted), f" {' '.join(wanted)} "
         if not wanted:
             return []
-        solid, size = "".join(wanted), min(3, len(wanted))
-        grams = shingles(wanted, size)
-        exact, near = [], []
-        for node, words in zip(self.nodes, self.words, strict=True):
-            if file is not None and str(node.metadata.get("file_name", "")) != file:
-                continue
-            # without spaces, since a hyphen at a line's end may or may not belong to the word
-            if solid in "".join(words) if len(solid) >= 12 else f" {' '.join(wanted)} " in f" {' '.join(words)} ":
-                exact.append(node.node_id)
-            elif not exact and len(wanted) >= 5:
-                share = len(grams & shingles(words, size)) / len(grams)
-                if share >= 0.6:
-                    near.append((-share, node.node_id))
-        return exact or [chunk for share, chunk in sorted(near) if share <= min(near)[0] + 0.1]
+        if len(solid) < 12:  # too short to be found inside other words
+            return [chunk for chunk in chunks if phrase in f" {' '.join(self.words[chunk])} "]
+        whole = [chunk for chunk in chunks if solid in self.solid[chunk]]
+        return whole or self._cut(solid, chunks) or self._nearly(wanted, chunks)
+
+    def _cut(self, solid: str, chunks: list[str]) -> list[str]:
+        sizes = range(len(solid) - 1, 0, -1)
+        ends = {c: next((n for n in sizes if self.solid[c].endswith(solid[:n])), 0) for c in chunks}
+        starts = {c: next((n for n in sizes if self.solid[c].startswith(solid[-n:])), 0) for c in chunks}
+        if max(ends.values(), default=0) + max(starts.values(), default=0) < len(solid):
+            return []
+        parts = {chunk: max(ends[chunk], starts[chunk]) for chunk in chunks}
+        return [chunk for chunk in chunks if parts[chunk] >= min(len(solid) / 3, max(parts.values()))]
+
+    def _nearly(self, wanted: list[str], chunks: list[str]) -> list[str]:
+        if len(wanted) < 5:
+            return []
+        triples = shingles(wanted, 3)
+        shares = {chunk: len(triples & shingles(self.words[chunk], 3)) / len(triples) for chunk in chunks}
+        best = max(shares.values(), default=0)
+        return [chunk for chunk in chunks if shares[chunk] >= max(0.6, best - 0.1)]
 
 
-def plain_words(text: str) -> list[str]:
-    """Return the words and numbers of a text in lower case, without accents, hyphenation or punctuation."""
-    text = re.sub(r"(\w)[-\u2010]\s*\n\s*(\w)", r"\1\2", text)
-    if not text.isascii():
-        decomposed = unicodedata.normalize("NFKD", text.replace("\u00ad", ""))
-        text = "".join(character for character in decomposed if not unicodedata.combining(character))
-    text = text.lower()
-    return re.findall(r"\d+(?:[.,]\d+)*|[^\W\d_]+", text)
-
-
-def shingles(words: Sequence[str], size: int = 8) -> set[tuple[str, ...]]:
-    """Return the runs of `size` words (one run of all words where there are fewer)."""
-    size = min(size, len(words))
-    return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)} if size else set()
-
-
-@functools.cache
-def _stemming():
-    import Stemmer
-    from bm25s.stopwords import STOPWORDS_EN_PLUS
-
-    return Stemmer.Stemmer("english"), frozenset(STOPWORDS_EN_PLUS)
-
-
-def content_stems(text: str) -> set[str]:
-    """Return the English stems of a text's content words (stop words left out, numbers kept)."""
-    stemmer, stop = _stemming()
-    return set(stemmer.stemWords([word for word in plain_words(text) if word not in stop]))
-
-
-def wording_overlap(dataset) -> "pd.Series":
-    """Return for each question the share of its content words (stems) that stand in its relevant chunk.
-
-    Of several relevant chunks the one that shares most counts. Questions that a model wrote from a chunk score high,
-    those that people wrote low; word search looks better on the former than it is.
-
-    Returns:
-        Series of float from 0 to 1, indexed by question id; NaN for a question without content words.
-    """
-    import pandas as pd
-
-    stems = functools.lru_cache(maxsize=None)(content_stems)
-    shares = {}
-    for query_id, query in dataset.queries.items():
-        asked = stems(query)
-        shares[query_id] = max(
-            (len(asked & stems(dataset.corpus[chunk])) / len(asked) for chunk in dataset.relevant_docs[query_id]),
-            default=np.nan,
-        ) if asked else np.nan  # fmt: skip
-    return pd.Series(shares, name="wording_overlap", dtype=float)
-
-
-@dataclass
-class Leak:
-    """A validation chunk that stands in the training corpus.
-
-    Args:
-        chunk: id of the validation chunk.
-        source: id of the training chunk that holds most of it.
-        share: of the validation chunk's word runs that stand in the training chunks, 0 to 1.
-        exact: whether all its words are the same in the same order.
-    """
-
-    chunk: str
-    source: str
-    share: float
-    exact: bool
-
-
-def find_leaks(
-    train_corpus: dict[str, str], val_corpus: dict[str, str], threshold: float = 0.8, size: int = 8
-) -> list[Leak]:
-    """Return the validation chunks whose text stands, exactly or nearly, in the training corpus.
-
-    Near means that at least `threshold` of a chunk's runs of `size` words stand in the training chunks, in one or,
-    where documents were cut differently, in several (containment of shingles: Broder 1997).
-
-    Args:
-        train_corpus: id -> text of the training chunks.
-        val_corpus: id -> text of the validation chunks.
-        threshold: share of runs from which a chunk counts as leaked.
-        size: words a run.
-    """
-    asked = {chunk: words for chunk, text in val_corpus.items() if (words := plain_words(text))}
-    runs = {chunk: {hash(run) for run in shingles(words, size)} for chunk, words in asked.items()}
-    wanted = set().union(*runs.values())
-    train_ids, whole, where = list(train_corpus), {}, {}
-    for i, text in enumerate(train_corpus.values()):
-        words = plain_words(text)
-        whole.setdefault(" ".join(words), i)
-        for run in wanted.intersection(map(hash, shingles(words, size))):
-            where.setdefault(run, []).append(i)
-    leaks = []
-    for chunk, words in asked.items():
-        source = whole.get(" ".join(words))
-        if source is not None:
-            leaks.append(Leak(chunk, train_ids[source], 1.0, True))
-            continue
-        share = sum(run in where for run in runs[chunk]) / len(runs[chunk])
-        if share >= threshold:
-            counts = np.bincount([i for run in runs[chunk] for i in where.get(run, ())])
-            leaks.append(Leak(chunk, train_ids[int(counts.argmax())], share, False))
-    return leaks
-
-
-def without_chunks(dataset, chunks: Sequence[str]):
-    """Return a copy of the dataset without these chunks and without the questions that only they answer."""
-    gone, rest = set(chunks), copy.copy(dataset)
-    relevant = {}
-    for query, found in dataset.relevant_docs.items():
-        kept = [chunk for chunk in found if chunk not in gone]
-        if kept:
-            relevant[query] = {chunk: found[chunk] for chunk in kept} if isinstance(found, Mapping) else kept
-    rest.queries = {query: text for query, text in dataset.queries.items() if query in relevant}
-    rest.corpus = {chunk: text for chunk, text in dataset.corpus.items() if chunk not in gone}
-    rest.relevant_docs = relevant
-    return rest
-
-
-def remove_leaks(dataset, train_corpus: dict[str, str], *, keep: bool = False, threshold: float = 0.8):
-    """Return the validation dataset without the chunks that stand in the training corpus, and the leaks found.
-
-    What was found is printed, with the chunks' ids.
-
-    Args:
-        dataset: the validation dataset.
-        train_corpus: id -> text of the training chunks.
-        keep: only name and count them.
-        threshold: as for `find_leaks`.
-
-    Raises:
-        UserError: nothing would be left to judge with.
-    """
-    leaks = find_leaks(train_corpus, dataset.corpus, threshold)
-    if not leaks:
-        return dataset, leaks
-    exact = sum(leak.exact for leak in leaks)
-    named = "; ".join(f"{leak.chunk} ({leak.share:.0%}, as in {leak.source})" for leak in leaks[:10])
-    print(
-        f"{len(leaks)} of {len(dataset.corpus)} validation chunks stand in the training corpus ({exact} word for word) "
-        f"and were {'kept' if keep else 'removed'}: {named}{'; …' if len(leaks) > 10 else ''}"
-    )
-    if keep:
-        return dataset, leaks
-    rest = without_chunks(dataset, [leak.chunk for leak in leaks])
-    if not rest.queries:
-        raise UserError(
-            "Every validation question asks about a chunk of the training corpus. Choose other files for validation."
-        )
-    return rest, leaks
-
-
-def same_writer_warning(train_writer: str, val_writer: str) -> str | None:
-    """Return a warning where the same writer made training and validation questions, else None."""
-    if train_writer.strip().lower() != val_writer.strip().lower():
-        return None
-    return (
-        f"Training and validation questions have the same writer ({train_writer}): part of any gain on these is having "
-        "learnt its habits. Judge by questions that people wrote."
-    )
-
-
-GENERAL_KNOWLEDGE = project_folder() / "data" / "general_knowledge.jsonl"
-
-
-def load_general_knowledge(path: str | Path = GENERAL_KNOWLEDGE) -> EmbeddingQAFinetuneDataset:
-    """Return the general-knowledge retrieval set: short passages on many subjects, with a question on each.
-
-    Args:
-        path: JSON Lines with `id`, `subject`, `passage` and `question`.
-
-    Raises:
-        UserError: no such file, or a line that lacks a field.
-    """
-    corpus, queries, relevant = {}, {}, {}
-    for number, row in _rows(Path(path)):
-        passage, question, passage_id = _cell(row, "passage"), _cell(row, "question"), _cell(row, "id")
-        if not (passage and question and passage_id):
-            raise UserError(f"{path}, row {number}: 'id', 'passage' and 'question' are needed.")
-        corpus[passage_id] = passage
-        queries[f"q-{passage_id}"] = question
-        relevant[f"q-{passage_id}"] = [passage_id]
-    return EmbeddingQAFinetuneDataset(queries=queries, corpus=corpus, relevant_docs=relevant)
+def _page_numbers(pages: str, where: str) -> list[int]:
+    numbers: list[int] = []
+    for part in filter(None, re.split(r"[;,\s]+", re.sub(r"\s*[-\u2013]\s*", "-", pages))):
+        match = re.fullmatch(r"(\d+)(?:\.0+)?(?:-(\d+))?", part)
+        if not match or (match[2] and not 0 <= int(match[2]) - int(match[1]) < 1000):
+            raise UserError(f"{where}: {part!r} is no page number. Write pages as 12, 12;14 or 12-14, counted from 1.")
+        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return numbers

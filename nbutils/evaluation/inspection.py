@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbutils.core import UserError
-from nbutils.evaluation.compare import Comparison, embed_dataset, ranking_metrics, relevance
+from nbutils.evaluation.compare import Comparison, ranking_metrics
 from nbutils.evaluation.stats import bootstrap_intervals
+from nbutils.evaluation.walkthrough import embed_dataset, relevance
 from nbutils.models.search import vector_search
+from nbutils.models.vectors import unit
 
 if TYPE_CHECKING:
     import pandas as pd
+    from IPython.display import HTML
 
 
 def _pair(comparison: Comparison, question_set: str | None, system: str | None):
-    question_set = question_set if question_set is not None else next(iter(comparison.datasets))
+    question_set = question_set or comparison.decisive
     system = system or comparison.tuned
     if question_set not in comparison.datasets or system not in comparison.rankings[question_set]:
         raise UserError(f"There is no system {system!r} or no question set {question_set!r} in the comparison.")
@@ -28,17 +31,17 @@ def _pair(comparison: Comparison, question_set: str | None, system: str | None):
 def wins_and_losses(
     comparison: Comparison, question_set: str | None = None, system: str | None = None, limit: int | None = None
 ) -> "pd.DataFrame":
-    """Return the questions whose right chunk moved up or down against the base, the largest moves first.
+    """Return the questions whose relevant chunk moved up or down against the base, the largest moves first.
 
     Args:
         comparison: from `compare_models`.
-        question_set: default is the first.
+        question_set: default is the decisive one.
         system: default is the fine-tuned one.
         limit: rows of each outcome; default is all.
 
     Returns:
         `outcome` ("win" or "loss"), `query`, `question`, `base_rank`, `rank` (NaN beyond 100), `change` of the
-        reciprocal rank, `expected` (id; of several right chunks the one found first), `expected_text`, `base_first`,
+        reciprocal rank, `expected` (id; of several relevant chunks the one found first), `expected_text`, `base_first`,
         `first` (ids retrieved first) and their texts.
     """
     import pandas as pd
@@ -50,17 +53,12 @@ def wins_and_losses(
     def first(rows):
         return rows.retrieved.map(lambda ids: ids[0] if ids else None)
 
-    right = relevance(comparison.datasets[question_set])
     expected = pd.Series(
         {
-            query: next(
-                (chunk for chunk in [*after.retrieved[query], *before.retrieved[query]] if chunk in grades), None
-            )
-            or next(iter(grades))
-            for query, grades in right.items()
+            query: next(id_ for id_ in [*after.retrieved[query], *before.retrieved[query], *grades] if id_ in grades)
+            for query, grades in relevance(comparison.datasets[question_set]).items()
         }
     )
-
     frame = pd.DataFrame(
         {
             "outcome": np.where(change > 0, "win", "loss"),
@@ -81,23 +79,15 @@ def wins_and_losses(
     return pd.concat(parts, ignore_index=True)
 
 
-class Html(str):
-    """Text that a notebook shows as HTML."""
-
-    def _repr_html_(self) -> str:
-        return str(self)
-
-    def __repr__(self) -> str:
-        return f"<HTML, {len(self)} characters>"
-
-
-def examples_html(frame: "pd.DataFrame", characters: int = 400) -> Html:
+def examples_html(frame: "pd.DataFrame", characters: int = 400) -> "HTML":
     """Return rows of `wins_and_losses` as HTML to read; all text from documents is escaped.
 
     Args:
         frame: the rows to show.
         characters: of each chunk.
     """
+
+    from IPython.display import HTML
 
     def shown(text) -> str:
         text = "" if text is None else re.sub(r"\s+", " ", str(text)).strip()
@@ -110,15 +100,15 @@ def examples_html(frame: "pd.DataFrame", characters: int = 400) -> Html:
     for row in frame.itertuples():
         parts.append(
             f"<details open><summary><strong>{'▲ win' if row.outcome == 'win' else '▼ loss'}</strong> "
-            f"{html.escape(str(row.question))} — right chunk {rank(row.base_rank)} before, {rank(row.rank)} after"
+            f"{html.escape(str(row.question))} — relevant chunk {rank(row.base_rank)} before, {rank(row.rank)} after"
             "</summary><table style='width:100%'>"
-            f"<tr><th style='width:7em'>right chunk</th>"
+            f"<tr><th style='width:7em'>relevant chunk</th>"
             f"<td style='text-align:left'>{shown(row.expected_text)}</td></tr>"
             f"<tr><th>first before</th><td style='text-align:left'>{shown(row.base_first_text)}</td></tr>"
             f"<tr><th>first after</th><td style='text-align:left'>{shown(row.first_text)}</td></tr>"
             "</table></details>"
         )
-    return Html("".join(parts) or "<p>No question moved.</p>")
+    return HTML("".join(parts) or "<p>No question moved.</p>")
 
 
 def question_style(question: str) -> str:
@@ -190,12 +180,13 @@ def slices(
 ) -> "pd.DataFrame":
     """Return base, system and their paired difference on parts of the questions.
 
-    What does not split the questions, such as the document where there is but one, is left out. The intervals are each slice's own: of 20 slices one is expected to exclude 0 by chance.
+    What does not split the questions, such as the document where there is but one, is left out. The intervals are each
+    slice's own: of 20 slices one is expected to exclude 0 by chance.
 
     Args:
         comparison: from `compare_models`.
         nodes: the corpus' nodes, for document and page region.
-        question_set: default is the first.
+        question_set: default is the decisive one.
         system: default is the fine-tuned one.
         metric: a metric column of `Comparison.per_query`.
 
@@ -222,7 +213,7 @@ def slices(
 
 
 def similarities(dataset, model, *, bf16: bool | None = False, cache=None) -> "pd.DataFrame":
-    """Return how near each question is to its right chunk and to the nearest wrong one.
+    """Return how near each question is to its relevant chunk and to the nearest other one.
 
     Args:
         dataset: anything with `queries`, `corpus` and `relevant_docs`.
@@ -304,12 +295,12 @@ def size_curve(
         models: system name -> model or name.
         dimensions: how many leading numbers to keep; default is 32, 64, 128, … up to all.
         precisions: "float32", "int8", "binary".
-        metric: a metric of `nbutils.evaluation.stats.query_metrics`.
+        metric: a metric of `nbutils.models.metrics.query_metrics`.
         bf16: compute in bfloat16; None is where it pays.
         cache: folder of the embedding cache, False for none.
 
     Returns:
-        `system`, `dimensions`, `precision`, `bytes` (a vector), `value`, `low`, `high` (95 % interval over chunks).
+        `system`, `dimensions`, `precision`, `bytes` (per vector), `value`, `low`, `high` (95 % interval over chunks).
     """
     import pandas as pd
 
@@ -320,8 +311,7 @@ def size_curve(
         full = corpus.shape[1]
         kept = sorted({d for d in dimensions or (32, 64, 128, 256, 512, 1024, full) if d <= full})
         for count in kept:
-            parts = [part[:, :count] for part in (queries, corpus)]
-            parts = [part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in parts]
+            parts = [unit(part[:, :count]) for part in (queries, corpus)]
             for precision in precisions:
                 ranking = vector_search(*_quantise(*parts, precision), list(dataset.corpus))
                 values = ranking_metrics(dataset, ranking)[metric]

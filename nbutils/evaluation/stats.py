@@ -29,7 +29,7 @@ def bootstrap_intervals(
     "What Teachers Should Know About the Bootstrap", section 3.3).
 
     Args:
-        values: shape (queries,) or (queries, columns), e.g. one column a metric, or paired differences.
+        values: shape (queries,) or (queries, columns), e.g. one column per metric, or paired differences.
         clusters: for each query the name of its cluster.
         level: coverage of the interval.
         draws: bootstrap samples.

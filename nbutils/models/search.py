@@ -170,6 +170,25 @@ def guess_language(texts: Sequence[str], sample: int = 20_000) -> str:
     return best if counts[best] > 1.2 * counts["english"] else "english"
 
 
+@functools.cache
+def _stemmer(language: str):
+    import Stemmer
+
+    return Stemmer.Stemmer(language)
+
+
+def stems(text: str, language: str = "english", stop_words: frozenset[str] | None = None) -> list[str]:
+    """Return the stems of a text's terms without stop words.
+
+    Args:
+        text: any text.
+        language: a language that Snowball stems.
+        stop_words: what to leave out; default is the language's list.
+    """
+    stop_words = _stop_words().get(language, frozenset()) if stop_words is None else stop_words
+    return _stemmer(language).stemWords([term for term in plain_terms(text) if term not in stop_words])
+
+
 class BM25Index:
     """BM25 (Lucene's variant, k1 = 1.5, b = 0.75) over texts, by word stems without stop words.
 
@@ -183,22 +202,19 @@ class BM25Index:
 
     def __init__(self, texts: Sequence[str], language: str | None = None):
         import bm25s
-        import Stemmer
 
         texts = list(texts)
         self.size = len(texts)
         self.language = language or guess_language(texts)
-        self._stemmer = Stemmer.Stemmer(self.language)
-        self._stop = frozenset(bm25s.stopwords.STOPWORDS_EN)
-        if self.language != "english":
-            self._stop = _stop_words().get(self.language, frozenset())
+        # the usual short list for English, as in bm25s and Lucene
+        self._stop_words = bm25s.stopwords.STOPWORDS_EN if self.language == "english" else None
         terms = [self._terms(text) for text in texts]
         self._engine = bm25s.BM25() if any(terms) else None
         if self._engine:
             self._engine.index(terms, show_progress=False)
 
     def _terms(self, text: str) -> list[str]:
-        return self._stemmer.stemWords([term for term in plain_terms(text) if term not in self._stop])
+        return stems(text, self.language, self._stop_words)
 
     def scores(self, queries: Sequence[str]) -> np.ndarray:
         """Return the scores of all texts for each query: float32, shape (queries, texts), 0 where no term is shared."""

@@ -85,7 +85,7 @@ def cut(nodes: Sequence, plain: Sequence, tokenizer, limit: int) -> None:
 
 def holds(text: str, quote: str) -> bool:
     """Whether a text holds a quote: at least four in five of its runs of three words."""
-    from nbutils.evaluation.gold import plain_words, shingles
+    from nbutils.evaluation.leaks import plain_words, shingles
 
     wanted = shingles(plain_words(quote), 3)
     return len(wanted & shingles(plain_words(text), 3)) >= 0.8 * len(wanted)
@@ -160,7 +160,7 @@ def rule(write: Callable[[str], list[str]], nodes: Sequence, least: int = 30) ->
         nodes: the chunks.
         least: questions that must come out of all chunks.
     """
-    from nbutils.evaluation.gold import plain_words, shingles
+    from nbutils.evaluation.leaks import plain_words, shingles
     from nbutils.models.search import bm25_search
 
     asked: list[tuple[str, object]] = []
@@ -219,7 +219,7 @@ def reworded(reword: Callable[[str], str], asked: Mapping[str, str], nodes: Sequ
 
 
 def _overlap(asked: Mapping[str, str], texts: Mapping[str, str]) -> float:
-    from nbutils.evaluation.gold import wording_overlap
+    from nbutils.evaluation.leaks import wording_overlap
     from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 
     queries = {str(i): question for i, question in enumerate(asked)}

@@ -4,32 +4,13 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
-from llama_index.core.base.embeddings.base import BaseEmbedding
 from pydantic import PrivateAttr
+from retrieval_examples import Words
 from sentence_transformers import SentenceTransformer
 
 from nbutils.core import database_path
 from nbutils.models.names import DEFAULT_MODEL, load_model, packaged_model, resolve_embed_model
 from nbutils.models.vectors import EmbeddingCache, encode, model_fingerprint
-
-
-class Words(BaseEmbedding):
-    """Counts of a few words."""
-
-    calls: int = 0
-
-    def _vector(self, text: str) -> list[float]:
-        self.calls += 1
-        return [1.0 + text.count(word) for word in ("ship", "rail", "sea", "rate")]
-
-    def _get_text_embedding(self, text):
-        return self._vector(text)
-
-    def _get_query_embedding(self, query):
-        return self._vector(query)
-
-    async def _aget_query_embedding(self, query):
-        return self._vector(query)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,157 @@
+"""Wording that questions share with their chunks, and validation chunks that stand in the training corpus."""
+
+import copy
+import functools
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nbutils.core import UserError
+from nbutils.models.search import guess_language, stems
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def plain_words(text: str) -> list[str]:
+    """Return the words and numbers of a text in lower case, without accents, hyphenation or punctuation."""
+    text = re.sub(r"(\w)[-\u2010]\s*\n\s*(\w)", r"\1\2", text)
+    if not text.isascii():
+        decomposed = unicodedata.normalize("NFKD", text.replace("\u00ad", ""))
+        text = "".join(character for character in decomposed if not unicodedata.combining(character))
+    text = text.lower()
+    return re.findall(r"\d+(?:[.,]\d+)*|[^\W\d_]+", text)
+
+
+def shingles(words: Sequence[str], size: int = 8) -> set[tuple[str, ...]]:
+    """Return the runs of `size` words (one run of all words where there are fewer)."""
+    size = min(size, len(words))
+    return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)} if size else set()
+
+
+def wording_overlap(dataset) -> "pd.Series":
+    """Return for each question the share of its content words (stems) that stand in its relevant chunk.
+
+    Of several relevant chunks the one that shares most counts. Questions that a model wrote from a chunk score high,
+    those that people wrote low; keyword search looks better on the former than it is.
+
+    Returns:
+        Series of float from 0 to 1, indexed by question id; NaN for a question without content words.
+    """
+    import pandas as pd
+
+    language = guess_language(list(dataset.corpus.values()))
+
+    @functools.cache
+    def content(text: str) -> set[str]:
+        return set(stems(text, language))
+
+    shares = {}
+    for query_id, query in dataset.queries.items():
+        asked, found = content(query), (content(dataset.corpus[chunk]) for chunk in dataset.relevant_docs[query_id])
+        shares[query_id] = max(len(asked & words) / len(asked) for words in found) if asked else np.nan
+    return pd.Series(shares, name="wording_overlap", dtype=float)
+
+
+@dataclass
+class Leak:
+    """A validation chunk that stands in the training corpus.
+
+    Args:
+        chunk: id of the validation chunk.
+        source: id of the training chunk that holds most of it.
+        share: of the validation chunk's word runs that stand in the training chunks, 0 to 1.
+        exact: whether all its words are the same in the same order.
+    """
+
+    chunk: str
+    source: str
+    share: float
+    exact: bool
+
+
+def find_leaks(
+    train_corpus: dict[str, str], val_corpus: dict[str, str], threshold: float = 0.8, size: int = 8
+) -> list[Leak]:
+    """Return the validation chunks whose text stands, exactly or nearly, in the training corpus.
+
+    Near means that at least `threshold` of a chunk's runs of `size` words stand in the training chunks, in one or,
+    where documents were cut differently, in several (containment of shingles: Broder 1997).
+
+    Args:
+        train_corpus: id -> text of the training chunks.
+        val_corpus: id -> text of the validation chunks.
+        threshold: share of runs from which a chunk counts as leaked.
+        size: words per run.
+    """
+    asked = {chunk: words for chunk, text in val_corpus.items() if (words := plain_words(text))}
+    runs = {chunk: {hash(run) for run in shingles(words, size)} for chunk, words in asked.items()}
+    wanted = set().union(*runs.values())
+    train_ids, whole, where = list(train_corpus), {}, {}
+    for i, text in enumerate(train_corpus.values()):
+        words = plain_words(text)
+        whole.setdefault(" ".join(words), i)
+        for run in wanted.intersection(map(hash, shingles(words, size))):
+            where.setdefault(run, []).append(i)
+    leaks = []
+    for chunk, words in asked.items():
+        source = whole.get(" ".join(words))
+        if source is not None:
+            leaks.append(Leak(chunk, train_ids[source], 1.0, True))
+            continue
+        share = sum(run in where for run in runs[chunk]) / len(runs[chunk])
+        if share >= threshold:
+            counts = np.bincount([i for run in runs[chunk] for i in where.get(run, ())])
+            leaks.append(Leak(chunk, train_ids[int(counts.argmax())], share, False))
+    return leaks
+
+
+def without_chunks(dataset, chunks: Sequence[str]):
+    """Return a copy of the dataset without these chunks and without the questions that only they answer."""
+    gone, rest = set(chunks), copy.copy(dataset)
+    relevant = {}
+    for query, found in dataset.relevant_docs.items():
+        kept = [chunk for chunk in found if chunk not in gone]
+        if kept:
+            relevant[query] = {chunk: found[chunk] for chunk in kept} if isinstance(found, Mapping) else kept
+    rest.queries = {query: text for query, text in dataset.queries.items() if query in relevant}
+    rest.corpus = {chunk: text for chunk, text in dataset.corpus.items() if chunk not in gone}
+    rest.relevant_docs = relevant
+    return rest
+
+
+def remove_leaks(dataset, train_corpus: dict[str, str], *, keep: bool = False, threshold: float = 0.8):
+    """Return the validation dataset without the chunks that stand in the training corpus, and the leaks found.
+
+    What was found is printed, with the chunks' ids.
+
+    Args:
+        dataset: the validation dataset.
+        train_corpus: id -> text of the training chunks.
+        keep: only name and count them.
+        threshold: as for `find_leaks`.
+
+    Raises:
+        UserError: nothing would be left to judge with.
+    """
+    leaks = find_leaks(train_corpus, dataset.corpus, threshold)
+    if not leaks:
+        return dataset, leaks
+    exact = sum(leak.exact for leak in leaks)
+    named = "; ".join(f"{leak.chunk} ({leak.share:.0%}, as in {leak.source})" for leak in leaks[:10])
+    print(
+        f"{len(leaks)} of {len(dataset.corpus)} validation chunks stand in the training corpus ({exact} word for word) "
+        f"and were {'kept' if keep else 'removed'}: {named}{'; …' if len(leaks) > 10 else ''}"
+    )
+    if keep:
+        return dataset, leaks
+    rest = without_chunks(dataset, [leak.chunk for leak in leaks])
+    if not rest.queries:
+        raise UserError(
+            "Every validation question asks about a chunk of the training corpus. Choose other files for validation."
+        )
+    return rest, leaks

@@ -1,0 +1,27 @@
+import pytest
+
+from nbutils.evaluation.forgetting import load_general_knowledge
+from nbutils.models.names import DEFAULT_MODEL, load_model
+from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NBUTILS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def model():
+    return load_model(DEFAULT_MODEL)
+
+
+@pytest.fixture(scope="session")
+def general():
+    everything = load_general_knowledge()
+    corpus = dict(list(everything.corpus.items())[:60])
+    queries = {q: t for q, t in everything.queries.items() if everything.relevant_docs[q][0] in corpus}
+    return EmbeddingQAFinetuneDataset(
+        queries=queries, corpus=corpus, relevant_docs={q: everything.relevant_docs[q] for q in queries}
+    )
