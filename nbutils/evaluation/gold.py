@@ -27,8 +27,8 @@ class GoldQuestions(EmbeddingQAFinetuneDataset):
     """
 
     human: bool = True
-    placed: dict[str, str] = {}
-    left_out: list[str] = []
+    placed: dict[str, str]
+    left_out: list[str]
 
     @property
     def judged_by(self) -> str:
