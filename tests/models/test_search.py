@@ -73,7 +73,7 @@ def test_bm25_finds_shared_stems_and_returns_nothing_for_none():
         (
             "Fährpreise",
             "Die Preise der Fähren und der Fährpreis sind in diesem Jahr gestiegen.",
-            "Der Vorstand ist neu.",
+            "Der Vorstand wurde neu besetzt.",
         ),
         ("тариф парома", "В этом году тарифы паромов выросли.", "Совет директоров утвердил дивиденды."),
     ],
@@ -83,7 +83,7 @@ def test_bm25_finds_words_in_any_script(query, right, wrong):
 
 
 def test_the_language_of_stems_is_that_of_the_texts():
-    german = "Die Gesellschaft hat in diesem Jahr mehr Fähren als im Vorjahr betrieben, und der Umsatz ist gestiegen."
+    german = "Die Gesellschaft hat in diesem Jahr mehr Fähren betrieben, und der Umsatz stieg um fünf Prozent."
     assert guess_language([german]) == "german"
     assert guess_language(["The company ran more ferries than in the year before."]) == "english"
     assert guess_language(["渡轮票价", "", "12 345"]) == "english"

@@ -58,7 +58,7 @@ def report(tmp_path_factory) -> Path:
     answer = Verdict("better", "use it", f"Fine-tuning helped. {NASTY}", [NASTY], [NASTY], [])
     outputs = [
         {"text/html": answer._repr_html_(), "text/plain": str(answer)},
-        {"text/html": examples_html(frame)},
+        {"text/html": examples_html(frame).data},
         {"text/html": frame._repr_html_()},
         *({"image/png": png(figure, folder)} for figure in (lengths, curve)),
     ]
