@@ -2,7 +2,8 @@
 
     python benchmarks/chunk_size.py [SIZE …]
 
-Every size is searched by the base model as shipped; a hit is a chunk from a page that answers the question.
+Every size is searched by the base model as shipped; a hit is a chunk that contains the quote which
+answers the question.
 """
 
 import sys
@@ -18,7 +19,7 @@ SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 
 
 def main(sizes: list[int]) -> None:
-    """Print a row a size: chunks, share of tokens the model does not see, and the page hit rates with intervals."""
+    """Print one row per size: chunks, share of tokens the model does not see, and the scores by quote with intervals."""
     print(f"{'size':>5} {'chunks':>7} {'unseen':>7}   hit rate@1            hit rate@5            MRR@10")
     for size in sizes:
         nodes = load_corpus(SAMPLE / "brackwater_2024.pdf", chunk_size=size, chunk_overlap=size * 40 // 256)

@@ -1,10 +1,8 @@
 """A comparison of models that can be believed: every metric, keyword search beside them, intervals, paired tests."""
 
 import json
-import os
 import re
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbutils.core import UserError, first_line, progress, slug, write_atomic
-from nbutils.evaluation.stats import bootstrap_intervals, holm, permutation_p
+from nbutils.evaluation.stats import statistics
 from nbutils.evaluation.walkthrough import as_model, check_top_k, embed_texts, is_service, relevance
 from nbutils.models.metrics import query_metrics
 from nbutils.models.names import has_key, longest_input
@@ -27,22 +25,6 @@ if TYPE_CHECKING:
 
 METRICS = ("hit_rate@1", "hit_rate@3", "hit_rate@5", "hit_rate@10", "mrr@10", "ndcg@10", "map@100")
 BM25 = "BM25"
-_DIFFERENCE = [
-    "question_set",
-    "system",
-    "base",
-    "metric",
-    "difference",
-    "low",
-    "high",
-    "p",
-    "p_holm",
-    "wins",
-    "losses",
-    "ties",
-    "questions",
-    "chunks",
-]
 
 
 def hybrid_name(system: str) -> str:
@@ -275,12 +257,11 @@ def _names(models: "Sequence[Model]") -> list[str]:
     paths = [
         Path(model).parts if isinstance(model, str | Path) else (f"model {i}",) for i, model in enumerate(models, 1)
     ]
-    names = [path[-1] for path in paths]
-    for depth in range(2, max(map(len, paths), default=0) + 1):
-        twice = {name for name, count in Counter(names).items() if count > 1}
-        names = [
-            os.path.join(*path[-depth:]) if name in twice else name for name, path in zip(names, paths, strict=True)
-        ]
+    names: list[str] = []
+    for depth in range(1, max(map(len, paths), default=0) + 1):
+        names = ["/".join(path[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
     return _distinct(names)
 
 
@@ -423,67 +404,3 @@ def _pairs_of_interest(base: str, tuned: str | None, same_length: str | None) ->
         pairs += [(BM25, tuned), (hybrid_name(tuned), tuned), (hybrid_name(tuned), BM25)]
         pairs += [(tuned, same_length)] if same_length else []
     return pairs
-
-
-def statistics(
-    per_query: "pd.DataFrame",
-    base: str,
-    pairs: Sequence[tuple[str, str]] = (),
-    *,
-    draws: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> "tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]":
-    """Return `table`, `differences` and `contrasts` of a Comparison: the one place where its tests are made.
-
-    Args:
-        per_query: as in Comparison.
-        base: the system that differences are taken from.
-        pairs: (system, reference) of the contrasts; those that are not there are passed over.
-        draws: bootstrap samples.
-        seed: of the random draws.
-        level: coverage of the intervals.
-    """
-    import pandas as pd
-
-    metrics = [column for column in per_query if "@" in column]
-    table, differences, contrasts = [], [], [pd.DataFrame(columns=_DIFFERENCE)]
-    options = {"draws": draws, "seed": seed, "level": level}
-    for question_set, part in per_query.groupby("question_set", sort=False):
-        values = {system: rows[metrics].to_numpy() for system, rows in part.groupby("system", sort=False)}
-        clusters = part[part.system == base].cluster.to_numpy()
-        labels = {"question_set": question_set, "questions": len(clusters), "chunks": len(set(clusters))}
-        for system, one in values.items():
-            low, high = bootstrap_intervals(one, clusters, **options)
-            means = {"system": system, "metric": metrics, "value": one.mean(axis=0), "low": low, "high": high}
-            table.append(pd.DataFrame(means | labels))
-        from_base = [(system, base) for system in values if system != base]
-        there = [pair for pair in pairs if set(pair) <= set(values)]
-        differences.append(_tests(values, from_base, metrics, clusters, labels, **options))
-        contrasts.append(_tests(values, there, metrics, clusters, labels, **options))
-    order = ["question_set", "system", "metric", "value", "low", "high", "questions", "chunks"]
-    frames = (pd.concat([frame for frame in found if len(frame)] or found) for found in (differences, contrasts))
-    return pd.concat(table, ignore_index=True)[order], *(frame.reset_index(drop=True) for frame in frames)
-
-
-def _tests(
-    values: dict[str, np.ndarray], pairs: Sequence[tuple[str, str]], metrics: list[str], clusters: np.ndarray,
-    labels: dict, *, draws: int, seed: int, level: float,
-) -> "pd.DataFrame":  # fmt: skip
-    """Return the paired difference of each pair of systems on one question set, p-values corrected for their number."""
-    import pandas as pd
-
-    frames = [pd.DataFrame(columns=_DIFFERENCE)]
-    for system, reference in pairs:
-        paired = values[system] - values[reference]
-        low, high = bootstrap_intervals(paired, clusters, draws=draws, seed=seed, level=level)
-        wins, losses = (paired > 1e-12).sum(axis=0), (paired < -1e-12).sum(axis=0)
-        found = {
-            "system": system, "base": reference, "metric": metrics, "difference": paired.mean(axis=0),
-            "low": low, "high": high, "p": permutation_p(paired, clusters, seed=seed),
-            "wins": wins, "losses": losses, "ties": len(paired) - wins - losses,
-        }  # fmt: skip
-        frames.append(pd.DataFrame(found | labels))
-    frame = pd.concat(frames[1:] or frames, ignore_index=True)
-    frame["p_holm"] = frame.groupby("metric")["p"].transform(holm) if len(frame) else frame["p"]
-    return frame[_DIFFERENCE]

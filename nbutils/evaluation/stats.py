@@ -1,8 +1,29 @@
 """What can be said of the means of metrics: intervals, paired tests, corrections for several tests."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_DIFFERENCE = [
+    "question_set",
+    "system",
+    "base",
+    "metric",
+    "difference",
+    "low",
+    "high",
+    "p",
+    "p_holm",
+    "wins",
+    "losses",
+    "ties",
+    "questions",
+    "chunks",
+]
 
 
 def _cluster_sums(values: np.ndarray, clusters: Sequence) -> tuple[np.ndarray, np.ndarray]:
@@ -107,3 +128,67 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     steps = p_values[order] * np.arange(len(p_values), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return corrected
+
+
+def statistics(
+    per_query: "pd.DataFrame",
+    base: str,
+    pairs: Sequence[tuple[str, str]] = (),
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> "tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]":
+    """Return `table`, `differences` and `contrasts` of a Comparison: the one place where its tests are made.
+
+    Args:
+        per_query: as in Comparison.
+        base: the system that differences are taken from.
+        pairs: (system, reference) of the contrasts; those that are not there are passed over.
+        draws: bootstrap samples.
+        seed: of the random draws.
+        level: coverage of the intervals.
+    """
+    import pandas as pd
+
+    metrics = [column for column in per_query if "@" in column]
+    table, differences, contrasts = [], [], [pd.DataFrame(columns=_DIFFERENCE)]
+    options = {"draws": draws, "seed": seed, "level": level}
+    for question_set, part in per_query.groupby("question_set", sort=False):
+        values = {system: rows[metrics].to_numpy() for system, rows in part.groupby("system", sort=False)}
+        clusters = part[part.system == base].cluster.to_numpy()
+        labels = {"question_set": question_set, "questions": len(clusters), "chunks": len(set(clusters))}
+        for system, one in values.items():
+            low, high = bootstrap_intervals(one, clusters, **options)
+            means = {"system": system, "metric": metrics, "value": one.mean(axis=0), "low": low, "high": high}
+            table.append(pd.DataFrame(means | labels))
+        from_base = [(system, base) for system in values if system != base]
+        there = [pair for pair in pairs if set(pair) <= set(values)]
+        differences.append(_tests(values, from_base, metrics, clusters, labels, **options))
+        contrasts.append(_tests(values, there, metrics, clusters, labels, **options))
+    order = ["question_set", "system", "metric", "value", "low", "high", "questions", "chunks"]
+    frames = (pd.concat([frame for frame in found if len(frame)] or found) for found in (differences, contrasts))
+    return pd.concat(table, ignore_index=True)[order], *(frame.reset_index(drop=True) for frame in frames)
+
+
+def _tests(
+    values: dict[str, np.ndarray], pairs: Sequence[tuple[str, str]], metrics: list[str], clusters: np.ndarray,
+    labels: dict, *, draws: int, seed: int, level: float,
+) -> "pd.DataFrame":  # fmt: skip
+    """Return the paired difference of each pair of systems on one question set, p-values corrected for their number."""
+    import pandas as pd
+
+    frames = [pd.DataFrame(columns=_DIFFERENCE)]
+    for system, reference in pairs:
+        paired = values[system] - values[reference]
+        low, high = bootstrap_intervals(paired, clusters, draws=draws, seed=seed, level=level)
+        wins, losses = (paired > 1e-12).sum(axis=0), (paired < -1e-12).sum(axis=0)
+        found = {
+            "system": system, "base": reference, "metric": metrics, "difference": paired.mean(axis=0),
+            "low": low, "high": high, "p": permutation_p(paired, clusters, seed=seed),
+            "wins": wins, "losses": losses, "ties": len(paired) - wins - losses,
+        }  # fmt: skip
+        frames.append(pd.DataFrame(found | labels))
+    frame = pd.concat(frames[1:] or frames, ignore_index=True)
+    frame["p_holm"] = frame.groupby("metric")["p"].transform(holm) if len(frame) else frame["p"]
+    return frame[_DIFFERENCE]

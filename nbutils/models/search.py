@@ -133,7 +133,7 @@ _UNSPACED = (
 )
 # A word is two letters or digits or more; vowel signs and accents of other scripts belong to it.
 _WORDS = re.compile(
-    rf"[{_UNSPACED}]+|(?:(?![{_UNSPACED}])[\w\u0300-\u036f\u0591-\u05c7\u0610-\u065f\u0900-\u0963\u0966-\u0dff]){{2,}}"
+    rf"([{_UNSPACED}]+)|(?:(?![{_UNSPACED}])[\w\u0300-\u036f\u0591-\u05c7\u0610-\u065f\u0900-\u0963\u0966-\u0dff]){{2,}}"
 )
 
 
@@ -142,13 +142,12 @@ def plain_terms(text: str) -> list[str]:
 
     Pairs of characters are what search engines use for Chinese and Japanese (Lucene's CJKAnalyzer).
     """
-    text = (text if text.isascii() else unicodedata.normalize("NFKC", text)).lower()
+    if text.isascii():
+        return re.findall(r"\w\w+", text.lower())
     terms: list[str] = []
-    for run in _WORDS.findall(text):
-        if re.match(f"[{_UNSPACED}]", run):
-            terms += [run[i : i + 2] for i in range(max(1, len(run) - 1))]
-        else:
-            terms.append(run)
+    for match in _WORDS.finditer(unicodedata.normalize("NFKC", text).lower()):
+        run = match[0]
+        terms += [run[i : i + 2] for i in range(max(1, len(run) - 1))] if match[1] else [run]
     return terms
 
 

@@ -170,3 +170,9 @@ def test_each_test_is_made_once_and_for_every_pair(comparison):
         ("fine-tuned + BM25", "BM25"), ("fine-tuned", "base, 64 tokens"),
     }  # fmt: skip
     assert list(comparison.contrasts) == list(comparison.differences)
+
+
+def test_the_notebook_names_no_service_unless_its_user_does(project):
+    notebook = json.loads((project / "notebooks" / "04_evaluate_models.ipynb").read_text(encoding="utf-8"))
+    (cell,) = [cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    assert any(line.startswith('OPENAI_MODEL: str = ""') for line in cell["source"])

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from nbutils.core import UserError
-from nbutils.evaluation.compare import Comparison, _pairs_of_interest, statistics
+from nbutils.evaluation.compare import Comparison, _pairs_of_interest
+from nbutils.evaluation.stats import statistics
 from nbutils.evaluation.verdict import Effect, questions_needed, verdict
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 
