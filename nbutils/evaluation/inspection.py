@@ -111,24 +111,43 @@ def examples_html(frame: "pd.DataFrame", characters: int = 400) -> "HTML":
     return HTML("".join(parts) or "<p>No question moved.</p>")
 
 
+_HOW_MANY = r"\bhow (many|much|large|big|long|often|far|high|old)\b|\bwhat (percentage|share|amount|number)\b"
+_ASKING = {word: word for word in ["how", "why", "who", "when", "where", "which", "what"]} | {
+    "whom": "who",
+    "whose": "who",
+}
+_AUXILIARIES = [
+    "is",
+    "are",
+    "was",
+    "were",
+    "do",
+    "does",
+    "did",
+    "has",
+    "have",
+    "had",
+    "can",
+    "could",
+    "will",
+    "would",
+    "should",
+    "may",
+    "might",
+    "must",
+    "am",
+]
+
+
 def question_style(question: str) -> str:
     """Return how a question asks: how many, how, why, who, when, where, which, what, yes or no, or no question word."""
     words = re.findall(r"[a-z']+", question.lower())
-    text = " ".join(words)
-    if re.search(
-        r"\bhow (many|much|large|big|long|often|far|high|old)\b|\bwhat (percentage|share|amount|number)\b", text
-    ):
+    if re.search(_HOW_MANY, " ".join(words)):
         return "how many"
-    for style in ("how", "why", "who", "whom", "whose", "when", "where", "which", "what"):
-        if style in words[:4]:
-            return {"whom": "who", "whose": "who"}.get(style, style)
-    auxiliaries = "is are was were do does did has have had can could will would should may might must am"
-    if words and words[0] in auxiliaries.split():
+    asking = [(place, _ASKING[word]) for place, word in enumerate(words) if word in _ASKING]
+    if words and words[0] in _AUXILIARIES and (not asking or asking[0][0] > 3):
         return "yes or no"
-    for style in ("how", "why", "who", "when", "where", "which", "what"):
-        if style in words:
-            return style
-    return "no question word"
+    return asking[0][1] if asking else "no question word"
 
 
 def question_attributes(dataset, nodes: Sequence | None = None) -> "pd.DataFrame":

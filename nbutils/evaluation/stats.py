@@ -9,21 +9,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _DIFFERENCE = [
-    "question_set",
-    "system",
-    "base",
-    "metric",
-    "difference",
-    "low",
-    "high",
-    "p",
-    "p_holm",
-    "wins",
-    "losses",
-    "ties",
-    "questions",
-    "chunks",
-]
+    "question_set", "system", "base", "metric", "difference", "low", "high", "p", "p_holm", "wins", "losses", "ties",
+    "questions", "chunks",
+]  # fmt: skip
 
 
 def _cluster_sums(values: np.ndarray, clusters: Sequence) -> tuple[np.ndarray, np.ndarray]:

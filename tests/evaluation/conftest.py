@@ -5,7 +5,7 @@ from nbutils.models.names import DEFAULT_MODEL, load_model
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="package")
 def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NBUTILS_CACHE", str(tmp_path_factory.mktemp("cache")))
