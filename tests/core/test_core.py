@@ -4,10 +4,11 @@ import re
 import resource
 import subprocess
 import sys
+from collections import namedtuple
 
 import pytest
 
-from nbutils.core import UserError, atomic_path, content_hash, write_atomic
+from nbutils.core import UserError, atomic_path, content_hash, database_path, write_atomic
 
 
 def test_write_atomic_replaces_whole_or_not_at_all(tmp_path):
@@ -73,3 +74,14 @@ def test_the_notebooks_that_compute_import_nbutils_first(project, name):
     cells = json.loads((project / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     assert re.findall(r"^(?:import|from) (torch|sentence_transformers|nbutils)\b", code, re.M)[0] == "nbutils"
+
+
+def test_each_machine_has_its_own_database_on_a_network_file_system(tmp_path, monkeypatch):
+    import psutil
+
+    part = namedtuple("part", "mountpoint fstype")
+    local = [part("/", "ext4")]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [part(str(tmp_path), "nfs4"), *local])
+    assert database_path(tmp_path / "cache", "x.sqlite").name not in ("x.sqlite", "")
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: local)
+    assert database_path(tmp_path / "cache", "x.sqlite") == (tmp_path / "cache" / "x.sqlite").resolve()

@@ -176,3 +176,11 @@ def test_the_notebook_names_no_service_unless_its_user_does(project):
     notebook = json.loads((project / "notebooks" / "04_evaluate_models.ipynb").read_text(encoding="utf-8"))
     (cell,) = [cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])]
     assert any(line.startswith('OPENAI_MODEL: str = ""') for line in cell["source"])
+
+
+def test_hybrid_search_weighs_both_rankings_alike(comparison):
+    from nbutils.models.search import fuse
+
+    rankings, ids = comparison.rankings["gold"], list(comparison.datasets["gold"].corpus)
+    fused = fuse(rankings["base"], rankings["BM25"], ids, 0.5)
+    assert (rankings["base + BM25"].index == fused.index).all()

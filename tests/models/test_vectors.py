@@ -1,6 +1,5 @@
 import sqlite3
 import threading
-from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -8,7 +7,6 @@ from pydantic import PrivateAttr
 from retrieval_examples import Words
 from sentence_transformers import SentenceTransformer
 
-from nbutils.core import database_path
 from nbutils.models.names import DEFAULT_MODEL, load_model, packaged_model, resolve_embed_model
 from nbutils.models.vectors import EmbeddingCache, encode, model_fingerprint
 
@@ -82,17 +80,6 @@ def test_a_cache_with_another_table_is_reported_on_reading(model, tmp_path):
     connection.close()
     with pytest.warns(UserWarning, match="cannot be used"):
         assert EmbeddingCache(tmp_path).embed(model, ["ship"]).shape == (1, 384)
-
-
-def test_each_machine_has_its_own_database_on_a_network_file_system(tmp_path, monkeypatch):
-    import psutil
-
-    part = namedtuple("part", "mountpoint fstype")
-    local = [part("/", "ext4")]
-    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [part(str(tmp_path), "nfs4"), *local])
-    assert database_path(tmp_path / "cache", "x.sqlite").name not in ("x.sqlite", "")
-    monkeypatch.setattr(psutil, "disk_partitions", lambda all: local)
-    assert database_path(tmp_path / "cache", "x.sqlite") == (tmp_path / "cache" / "x.sqlite").resolve()
 
 
 def test_an_embedding_whose_weights_cannot_be_seen_is_not_cached(tmp_path):
