@@ -1,6 +1,7 @@
 """Gold questions: questions that people wrote, read from a table and placed on the chunks that answer them."""
 
 import codecs
+import functools
 import io
 import json
 import re
@@ -310,9 +311,8 @@ class _Chunks:
         return whole or self._cut(solid, chunks) or self._nearly(wanted, chunks)
 
     def _cut(self, solid: str, chunks: list[str]) -> list[str]:
-        sizes = range(len(solid) - 1, 0, -1)
-        ends = {c: next((n for n in sizes if self.solid[c].endswith(solid[:n])), 0) for c in chunks}
-        starts = {c: next((n for n in sizes if self.solid[c].startswith(solid[-n:])), 0) for c in chunks}
+        ends = {chunk: _overlap(self.solid[chunk], solid) for chunk in chunks}
+        starts = {chunk: _overlap(solid, self.solid[chunk]) for chunk in chunks}
         if max(ends.values(), default=0) + max(starts.values(), default=0) < len(solid):
             return []
         parts = {chunk: max(ends[chunk], starts[chunk]) for chunk in chunks}
@@ -322,9 +322,21 @@ class _Chunks:
         if len(wanted) < 5:
             return []
         triples = shingles(wanted, 3)
-        shares = {chunk: len(triples & shingles(self.words[chunk], 3)) / len(triples) for chunk in chunks}
+        shares = {chunk: len(triples & self.triples[chunk]) / len(triples) for chunk in chunks}
         best = max(shares.values(), default=0)
         return [chunk for chunk in chunks if shares[chunk] >= max(0.6, best - 0.1)]
+
+    @functools.cached_property
+    def triples(self) -> dict[str, set[tuple[str, ...]]]:
+        return {chunk: shingles(words, 3) for chunk, words in self.words.items()}
+
+
+def _overlap(left: str, right: str) -> int:
+    """Return how long the longest end of `left` is that `right` begins with (0 below three characters)."""
+    start = left.find(right[:3], max(0, len(left) - len(right)))
+    while start >= 0 and not right.startswith(left[start:]):
+        start = left.find(right[:3], start + 1)
+    return len(left) - start if start >= 0 else 0
 
 
 def _page_numbers(pages: str, where: str) -> list[int]:
