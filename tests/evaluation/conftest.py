@@ -17,11 +17,20 @@ def model():
     return load_model(DEFAULT_MODEL)
 
 
-@pytest.fixture(scope="session")
-def general():
+def part_of_general_knowledge(chunks: int) -> EmbeddingQAFinetuneDataset:
     everything = load_general_knowledge()
-    corpus = dict(list(everything.corpus.items())[:60])
+    corpus = dict(list(everything.corpus.items())[:chunks])
     queries = {q: t for q, t in everything.queries.items() if everything.relevant_docs[q][0] in corpus}
     return EmbeddingQAFinetuneDataset(
         queries=queries, corpus=corpus, relevant_docs={q: everything.relevant_docs[q] for q in queries}
     )
+
+
+@pytest.fixture(scope="session")
+def general():
+    return part_of_general_knowledge(60)
+
+
+@pytest.fixture(scope="session")
+def few():
+    return part_of_general_knowledge(8)

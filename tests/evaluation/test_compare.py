@@ -147,10 +147,10 @@ def test_models_of_one_folder_name_are_told_apart(general):
     assert list(found.rankings["questions"]) == [DEFAULT_MODEL, f"{DEFAULT_MODEL}-2"]
 
 
-def test_the_base_is_read_no_further_than_it_can(general, monkeypatch):
+def test_the_base_is_read_no_further_than_it_can(few):
     long = load_model(DEFAULT_MODEL)
     long.max_seq_length = 8192
-    found = compare_models(general, {"base": DEFAULT_MODEL, "long": long}, hybrid=False, verbose=False, draws=20)
+    found = compare_models(few, {"base": DEFAULT_MODEL, "long": long}, hybrid=False, verbose=False, draws=20)
     assert found.same_length == "base, 512 tokens"
 
 

@@ -63,14 +63,14 @@ def test_retrieval_is_llama_indexes_for_any_small_vectors(data):
     assert retrieve_as_llama_index(queries, corpus, ids, top_k) == expected
 
 
-def test_bfloat16_changes_little_and_leaves_the_model_alone(general, model):
-    exact, fast = (embed_dataset(general, model, bf16=bf16, cache=False) for bf16 in (False, True))
+def test_bfloat16_changes_little_and_leaves_the_model_alone(few, model):
+    exact, fast = (embed_dataset(few, model, bf16=bf16, cache=False) for bf16 in (False, True))
     for one, other in zip(exact, fast, strict=True):
         assert (one * other).sum(axis=1).min() > 0.999
         assert np.abs(one - other).max() > 0
     assert {str(weight.dtype) for weight in model.parameters()} == {"torch.float32"}
-    hits = [np.mean([row["is_hit"] for row in evaluate(general, model, bf16=bf16)]) for bf16 in (False, True)]
-    assert hits[0] == pytest.approx(hits[1], abs=0.035)
+    hits = [np.mean([row["is_hit"] for row in evaluate(few, model, bf16=bf16)]) for bf16 in (False, True)]
+    assert hits[0] == pytest.approx(hits[1], abs=0.13)  # one question
 
 
 def test_of_several_relevant_chunks_any_one_is_a_hit():
