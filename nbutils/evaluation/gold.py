@@ -51,8 +51,8 @@ def find_gold_questions(name: str, val_files: Sequence[str]) -> Path | None:
     """
     from nbutils.corpus.files import find_files, resolve
 
-    if name != "auto":
-        return Path(resolve(name)) if name else None
+    if name != "auto" or not val_files:
+        return Path(resolve(name)) if name not in ("", "auto") else None
     folders = dict.fromkeys(file.parent for file in find_files(val_files) if isinstance(file, Path))
     return next(
         (folder / "gold_questions.csv" for folder in folders if (folder / "gold_questions.csv").is_file()), None

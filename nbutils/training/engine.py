@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nbutils.core import UserError, content_hash
-from nbutils.models.cache import model_fingerprint
+from nbutils.models.vectors import model_fingerprint
 from nbutils.models.names import DEFAULT_MODEL, load_model, longest_input
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 from nbutils.training.card import model_card

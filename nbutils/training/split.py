@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbutils.core import UserError
-from nbutils.models.encoding import encode
+from nbutils.models.vectors import encode
 from nbutils.models.metrics import query_metrics
 from nbutils.models.search import vector_search
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset

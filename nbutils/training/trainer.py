@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from nbutils.core import progress, write_atomic
-from nbutils.models.encoding import use_bf16
+from nbutils.models.vectors import use_bf16
 from nbutils.training.loss import GroupCollator, GroupedRankingLoss, Shuffle, process, processes
 from nbutils.training.options import TrainingOptions
 from nbutils.training.split import TrainingPairs
