@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from nbutils.evaluation.stats import bootstrap_intervals, permutation_p
-from nbutils.models.encoding import encode
+from nbutils.models.vectors import encode
 from nbutils.models.names import DEFAULT_MODEL, load_model
 from nbutils.questions.offline import OfflineQuestionWriter
 from nbutils.training.teacher import TEMPERATURE, Teacher, bm25_matrices, sometimes_without

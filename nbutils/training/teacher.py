@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nbutils.models.encoding import encode
+from nbutils.models.vectors import encode
 
 TEMPERATURE = 0.3
 CUT_RATE = 0.9  # how often a query that is a sentence of its chunk is taken out of it
