@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nbutils.core import UserError, content_hash
-from nbutils.models.vectors import model_fingerprint
 from nbutils.models.names import DEFAULT_MODEL, load_model, longest_input
+from nbutils.models.vectors import model_fingerprint
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 from nbutils.training.card import model_card
 from nbutils.training.folder import open_embedding, push_folder, save_folder

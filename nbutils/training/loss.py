@@ -1,6 +1,7 @@
 """The ranking loss over chunks with all their questions, and the batches it takes."""
 
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from nbutils.core import UserError
+from nbutils.training.teacher import TEMPERATURE, without
 
 NEVER = -1e4  # the logit of what is no candidate: its share is 0, and 0 times its logarithm is no NaN
 
@@ -31,6 +33,8 @@ class GroupedRankingLoss(nn.Module):
         dimensions: sizes of the Matryoshka prefixes to train besides the full vector
             (https://arxiv.org/abs/2205.13147).
         seed: of the random lengths.
+        teacher: scores of chunks for questions by their numbers, for soft labels.
+        share: of a question's target that its own chunk keeps where there is a teacher.
         tokens_per_pass: texts are sorted by length and encoded in sub-batches of about this many tokens.
         tokens_kept: beyond this many tokens a batch, activations are computed again in the backward pass instead
             of kept (https://arxiv.org/abs/2101.06983); None keeps all.
@@ -45,6 +49,8 @@ class GroupedRankingLoss(nn.Module):
         shortest: float = 1.0,
         dimensions: tuple[int, ...] = (),
         seed: int = 0,
+        teacher: Callable[[list[int], list[int]], np.ndarray] | None = None,
+        share: float = 1.0,
         tokens_per_pass: int = 1536,
         tokens_kept: int | None = 2048,
     ) -> None:
@@ -52,6 +58,7 @@ class GroupedRankingLoss(nn.Module):
         self.model, self.positives, self.scale, self.shortest = model, positives, scale, shortest
         self.dimensions, self.seed, self.step = dimensions, seed, 0
         self.tokens_per_pass, self.tokens_kept = tokens_per_pass, tokens_kept
+        self.teacher, self.share = teacher, share
 
     def forward(self, features: list[dict[str, torch.Tensor]], labels: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the loss, a scalar.
@@ -66,7 +73,8 @@ class GroupedRankingLoss(nn.Module):
         questions, chunks = self.embed(features[0]), self.embed(self.shorten(features[1]))
         own = labels["own"]
         answers = self._answers(labels).to(own.device)
-        targets = chunk_targets(own, len(chunks))
+        scores = self.teacher and self.teacher(labels["query"].tolist(), labels["chunk"].tolist())
+        targets = chunk_targets(own, answers, scores, self.share)
         losses = [
             direction
             for size in {*self.dimensions, chunks.shape[1]}
@@ -151,26 +159,44 @@ class GroupedRankingLoss(nn.Module):
         return model(dict(features))["sentence_embedding"]
 
 
-def chunk_targets(own: torch.Tensor, chunks: int) -> torch.Tensor:
-    """Return the share of each question that each chunk of the batch should get: all of it for its own chunk.
+def chunk_targets(
+    own: torch.Tensor, answers: torch.Tensor, scores: np.ndarray | None = None, share: float = 1.0
+) -> torch.Tensor:
+    """Return the share of each question that each chunk of the batch should get.
 
     Args:
         own: the row of each question's chunk, shape (questions,).
-        chunks: how many chunks the batch has.
+        answers: which chunks answer which questions, shape (questions, chunks).
+        scores: the teacher's, of the same shape; None gives all to the own chunk.
+        share: what the own chunk keeps; the rest is a softmax of the scores over the batch's chunks.
 
     Returns:
         Shape (questions, chunks), each row adding up to 1; 0 for any other chunk that answers the question too.
     """
-    return nn.functional.one_hot(own, chunks).float()
+    hard = nn.functional.one_hot(own, answers.shape[1]).float()
+    if scores is None or share >= 1:
+        return hard
+    others = answers.scatter(1, own[:, None], False)
+    soft = (torch.as_tensor(scores, device=own.device).float() / TEMPERATURE).masked_fill(others, NEVER).softmax(1)
+    return share * hard + (1 - share) * soft
 
 
 class GroupCollator:
-    """Rows of (chunk, its questions) to the tokens and labels that GroupedRankingLoss takes."""
+    """Rows of (chunk, its questions) to the tokens and labels that GroupedRankingLoss takes.
+
+    Args:
+        model: whose tokenizer and prompts are used.
+        queries, chunks: all texts, by number.
+        cloze: how often a query that stands in its chunk word for word is taken out of it.
+        shuffle: the batches, whose seed and epoch decide which are taken out.
+    """
 
     valid_label_columns = ("label",)
 
-    def __init__(self, model: SentenceTransformer, queries: list[str], chunks: list[str]) -> None:
-        self.model, self.queries, self.chunks = model, queries, chunks
+    def __init__(
+        self, model: SentenceTransformer, queries: list[str], chunks: list[str], cloze: float, shuffle: "Shuffle"
+    ) -> None:
+        self.model, self.queries, self.chunks, self.cloze, self.shuffle = model, queries, chunks, cloze, shuffle
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         query = [number for row in rows for number in row["queries"]]
@@ -178,13 +204,17 @@ class GroupCollator:
         batch: dict[str, Any] = {}
         for name, texts in (
             ("query", [self.queries[number] for number in query]),
-            ("document", [self.chunks[number] for number in chunk]),
+            ("document", [self._chunk(**row) for row in rows]),
         ):
             tokens = padded_right(self.model.preprocess(texts, prompt=self.model.prompts.get(name) or None))
             batch |= {f"{name}_{key}": value for key, value in tokens.items()}
         own = [position for position, row in enumerate(rows) for _ in row["queries"]]
         labels = {"query": query, "chunk": chunk, "own": own}
         return batch | {"label": {name: torch.tensor(numbers) for name, numbers in labels.items()}}
+
+    def _chunk(self, chunk: int, queries: list[int]) -> str:
+        rng = random.Random(f"{self.shuffle.seed}:{self.shuffle.epoch}:{chunk}")
+        return without(self.chunks[chunk], [self.queries[number] for number in queries], self.cloze, rng)
 
 
 def padded_right(tokens: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,9 @@ class TrainingOptions(BaseModel):
         loss: a sentence-transformers loss over (query, document) pairs, or a function from the model to one;
             default is GroupedRankingLoss.
         scale, shortest, matryoshka_dims: see GroupedRankingLoss (`dimensions` for the last).
+        soft_labels: share of a question's target that its own chunk keeps; the rest goes to the batch's chunks that the
+            base model and BM25 find alike (see `teacher`). 1 is the usual hard label.
+        cloze: how often a query that stands in its chunk word for word is taken out of it in training.
         use_all_docs: train on every chunk of a question, not only on its first.
         dropout: keep the model's dropout; training without it is much faster on a CPU.
         frozen_layers: layers to leave as they are, counted from the input, with the token embeddings.
@@ -62,6 +65,8 @@ class TrainingOptions(BaseModel):
     scale: float = Field(20.0, gt=0)
     shortest: float = Field(0.25, ge=0.01, le=1)
     matryoshka_dims: tuple[PositiveInt, ...] = ()
+    soft_labels: float = Field(0.5, ge=0, le=1)
+    cloze: float = Field(0.9, ge=0, le=1)
     use_all_docs: bool = False
     dropout: bool = False
     frozen_layers: int | None = Field(None, ge=0)

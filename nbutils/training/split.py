@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbutils.core import UserError
-from nbutils.models.vectors import encode
 from nbutils.models.metrics import query_metrics
 from nbutils.models.search import vector_search
+from nbutils.models.vectors import encode
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 
 if TYPE_CHECKING:

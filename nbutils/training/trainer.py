@@ -21,6 +21,7 @@ from nbutils.models.vectors import use_bf16
 from nbutils.training.loss import GroupCollator, GroupedRankingLoss, Shuffle, process, processes
 from nbutils.training.options import TrainingOptions
 from nbutils.training.split import TrainingPairs
+from nbutils.training.teacher import Teacher
 from nbutils.training.weights import blended, copy_weights, pass_sparse_gradients
 
 DEV_SCORE = "dev_ndcg@10"
@@ -248,14 +249,19 @@ def make_trainer(
     """
     from datasets import Dataset
 
-    collator, loss = None, options.loss
+    collator, loss, teacher = None, options.loss, None
+    examples = len(pairs.groups) if loss is None else sum(map(len, pairs.groups.values()))
+    batches = math.ceil(examples / options.batch_size)
+    shuffle = Shuffle(examples, batches, options.seed)
     if loss is None:
         rows = Dataset.from_dict({"chunk": list(pairs.groups), "queries": list(pairs.groups.values())})
-        collator = GroupCollator(model, pairs.queries, pairs.chunks)
+        collator = GroupCollator(model, pairs.queries, pairs.chunks, options.cloze, shuffle)
+        if options.soft_labels < 1:
+            teacher = Teacher(model, pairs.queries, pairs.chunks, pairs.groups)
         on_cpu = model.device.type == "cpu"
         loss = GroupedRankingLoss(
             model, pairs.positives, scale=options.scale, shortest=options.shortest, dimensions=options.matryoshka_dims,
-            seed=options.seed, **({} if on_cpu else {"tokens_per_pass": 16384, "tokens_kept": None}),
+            seed=options.seed, teacher=teacher, share=options.soft_labels, **({} if on_cpu else {"tokens_per_pass": 16384, "tokens_kept": None}),
         )  # fmt: skip
     else:
         members = [(query, chunk) for chunk, queries in pairs.groups.items() for query in queries]
@@ -264,11 +270,10 @@ def make_trainer(
             [pairs.chunks[chunk] for _, chunk in members],
         )
         rows = Dataset.from_dict({"query": queries, "document": documents})
-    batches = math.ceil(len(rows) / options.batch_size)
     trainer = Trainer(
-        model=model, args=_arguments(model, options, folder, math.ceil(len(rows) / batches)), train_dataset=rows,
+        model=model, args=_arguments(model, options, folder, math.ceil(examples / batches)), train_dataset=rows,
         loss=loss, data_collator=collator, callbacks=[recorder, *options.callbacks],
-        shuffle=Shuffle(len(rows), batches, options.seed),
+        shuffle=shuffle,
     )  # fmt: skip
     if processes() == 1:
         pass_sparse_gradients(model.transformers_model.get_input_embeddings())

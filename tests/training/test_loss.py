@@ -1,12 +1,13 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
-from nbutils.training.loss import GroupCollator, GroupedRankingLoss, chunk_targets
+from nbutils.training.loss import GroupCollator, GroupedRankingLoss, Shuffle, chunk_targets
 from nbutils.training.weights import pass_sparse_gradients
 
 
@@ -89,7 +90,10 @@ def test_shorten_cuts_within_bounds_and_keeps_the_end_mark(step, lengths):
 
 
 def test_each_question_s_own_chunk_is_its_whole_target():
-    assert chunk_targets(torch.tensor([0, 0, 2]), 3).tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 1]]
+    own, answers = torch.tensor([0, 0, 2]), torch.eye(3, dtype=torch.bool)[[0, 0, 2]]
+    scores = np.ones((3, 3), np.float32)
+    for targets in (chunk_targets(own, answers), chunk_targets(own, answers, scores, 1.0)):
+        assert targets.tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 1]]
 
 
 def test_a_tokenizer_that_pads_on_the_left_gives_the_same_loss(tiny):
@@ -98,7 +102,9 @@ def test_a_tokenizer_that_pads_on_the_left_gives_the_same_loss(tiny):
     for side in ("right", "left"):
         model = SentenceTransformer(tiny, device="cpu").eval()
         model.tokenizer.padding_side = side
-        collated = GroupCollator(model, questions, chunks)([{"chunk": i, "queries": [i]} for i in range(2)])
+        collated = GroupCollator(model, questions, chunks, 0.9, Shuffle(2, 1, 0))(
+            [{"chunk": i, "queries": [i]} for i in range(2)]
+        )
         features = [
             {key.removeprefix(f"{kind}_"): value for key, value in collated.items() if key.startswith(kind)}
             for kind in ("query", "document")
@@ -107,3 +113,13 @@ def test_a_tokenizer_that_pads_on_the_left_gives_the_same_loss(tiny):
         values.append(loss(features, collated["label"]).item())
         assert model.tokenizer.padding_side == side
     assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+def test_soft_targets_mix_the_own_chunk_with_a_softmax_of_the_teacher_and_skip_other_answers():
+    own, answers = torch.tensor([1, 0]), torch.tensor([[False, True, True], [True, False, False]])
+    scores = np.array([[0.2, 0.5, 9.0], [1.0, 0.4, -0.3]], np.float32)
+    targets = chunk_targets(own, answers, scores, 0.7).numpy()
+    first = np.exp(np.array([0.2, 0.5]) / 0.3)
+    second = np.exp(scores[1] / 0.3)
+    np.testing.assert_allclose(targets[0], np.append(0.3 * first / first.sum(), 0) + np.array([0, 0.7, 0]), rtol=1e-5)
+    np.testing.assert_allclose(targets[1], 0.3 * second / second.sum() + np.array([0.7, 0, 0]), rtol=1e-5)

@@ -1,0 +1,53 @@
+import random
+
+import numpy as np
+import pytest
+
+from nbutils.models.names import load_model
+from nbutils.models.search import BM25Index
+from nbutils.models.vectors import encode
+from nbutils.training.engine import SentenceTransformersFinetuneEngine
+from nbutils.training.teacher import Teacher, without
+
+CHUNK = "The north ferry sails at nine. A ticket costs ten crowns\nin summer. Dogs travel free of charge on every deck."
+
+
+def test_the_teacher_adds_the_standard_scores_of_cosine_and_bm25_over_all_chunks(tiny, dataset):
+    model = load_model(tiny, device="cpu")
+    queries, chunks = list(dataset.queries.values())[:9], list(dataset.corpus.values())
+    teacher = Teacher(model, queries, chunks, {0: [0, 1]})
+    cosine = encode(model, queries, "query") @ encode(model, chunks).T
+    bm25 = BM25Index(chunks).scores(queries)
+    expected = sum((s - s.mean(1)[:, None]) / np.maximum(s.std(1)[:, None], 1e-6) for s in (cosine, bm25))
+    np.testing.assert_allclose(teacher([2, 0], [5, 7, 1]), expected[[2, 0]][:, [5, 7, 1]], atol=1e-4)
+
+
+def test_a_chunk_is_scored_without_the_sentences_taken_from_it(tiny):
+    model = load_model(tiny, device="cpu")
+    chunks = [CHUNK, "Cars cross the strait by the south ferry.", "The bank lent money for the new ferry terminal."]
+    query = "A ticket costs ten crowns in summer."
+    scores = [Teacher(model, [query], chunks, groups)([0], [0])[0, 0] for groups in ({}, {0: [0]})]
+    assert scores[1] < scores[0]
+
+
+def test_a_sentence_is_taken_out_of_its_chunk_whatever_the_line_breaks():
+    left = without(CHUNK, ["A ticket costs ten crowns in summer."])
+    assert "ticket" not in left and "nine." in left and "Dogs" in left
+    assert without(CHUNK, ["no such words"]) == CHUNK
+    assert without(CHUNK, [CHUNK]) == CHUNK  # too little would be left
+    draws = [without(CHUNK, ["Dogs travel free of charge on every deck."], 0.9, random.Random(i)) for i in range(200)]
+    assert 0.82 < np.mean(["Dogs" not in draw for draw in draws]) < 0.97
+
+
+@pytest.mark.parametrize("share", [0.5, 1])
+def test_both_kinds_of_labels_learn_and_repeat_to_the_bit(tiny, dataset, tmp_path, share):
+    weights = []
+    for name in "ab":
+        engine = SentenceTransformersFinetuneEngine(
+            dataset, tiny, tmp_path / name, batch_size=8, epochs=3, learning_rate=3e-3, soft_labels=share,
+            show_progress_bar=False, device="cpu",
+        )  # fmt: skip
+        engine.finetune()
+        assert engine.summary["best"]["dev_ndcg@10"] > engine.summary["base"]["dev_ndcg@10"]
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
