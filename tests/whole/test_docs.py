@@ -89,7 +89,7 @@ def known() -> dict:
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
     return {
         "nbutils": subcommands(),
-        "make": set(re.findall(r"^([a-z]+):", makefile, re.M)),
+        "make": set(re.findall(r"^([a-z-]+):", makefile, re.M)),
         "parameters": {name for path in PROJECT.glob("notebooks/0*.ipynb") for name in notebook_parameters(path.stem)},
         "profiles": {path.stem for path in PROJECT.glob("notebooks/profiles/*.yaml")},
     }
