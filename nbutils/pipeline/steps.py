@@ -16,7 +16,7 @@ from typing import Any
 
 import nbutils
 from nbutils.core import content_hash, project_folder
-from nbutils.corpus.files import _files_hash
+from nbutils.corpus.files import _files_hash, find_files
 from nbutils.pipeline.parameters import notebook_parameters, notebooks_folder
 
 FILE_PARAMETERS = ("TRAIN_FILES", "VAL_FILES", "GOLD_QUESTIONS")
@@ -112,7 +112,8 @@ def _named_files(own: Mapping[str, Any], val_files: list[str]) -> list[str | Pat
         for text in [value] if isinstance(value, str) else value:
             named.append(text.partition(":")[2] if text.startswith(("local:", "gguf:")) else text)
     if own.get("GOLD_QUESTIONS") == "auto" and (found := find_gold_questions("auto", val_files)):
-        named.append(found)
+        beside = ", ".join(Path(file).name for file in find_files([str(found.parent)]))
+        named += [found, f"the documents that its questions may be about: {beside}"]  # hashed as text
     return named
 
 

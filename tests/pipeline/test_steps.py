@@ -97,6 +97,12 @@ def test_a_file_that_comes_or_goes_behind_a_glob_redoes_all(in_this_process, doc
     assert redone(documents) == ALL
 
 
+def test_a_document_that_comes_beside_gold_questions_redoes_the_evaluation(in_this_process, documents, tmp_path):
+    redone(documents)
+    (tmp_path / "val" / "other.txt").write_text("work")
+    assert redone(documents) == ALL[3:]
+
+
 def test_a_changed_profile_changes_what_it_sets(in_this_process, documents, tmp_path):
     profile = tmp_path / "p.yaml"
     profile.write_text("EPOCHS: 2\n")
