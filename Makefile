@@ -1,9 +1,9 @@
-# make run · make test · make lab · make notebooks. The same lines without make are in README.md.
+# make run · make test-fast · make test · make lab · make notebooks. The same lines without make are in README.md.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install run test lint lab notebooks clean
+.PHONY: install run test test-fast lint lab notebooks clean
 
 install: $(VENV)/.installed
 
@@ -21,6 +21,10 @@ run: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+test-fast: install
+	$(BIN)/python -m pytest -m "not slow"
 
 test: lint
 	$(BIN)/python -m pytest
@@ -29,7 +33,7 @@ lab: install
 	$(BIN)/jupyter lab notebooks
 
 notebooks: install
-	$(BIN)/nbutils notebooks
+	$(BIN)/python tools/refresh.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build *.egg-info .pytest_cache .import_linter_cache .ruff_cache

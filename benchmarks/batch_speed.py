@@ -36,15 +36,16 @@ THINGS = ["crane", "boiler", "kiln", "press", "furnace", "pump", "wagon", "lathe
 
 ONE_BY_ONE = f"""
 import sys, time, papermill
-from nbutils.pipeline import run as runs
+from nbutils.pipeline.parameters import notebook_parameters, notebooks_folder
+from nbutils.pipeline.steps import CHAIN
 for pdf in sys.argv[2:]:
     name = pdf.rpartition("/")[2].removesuffix(".pdf")
     values = {{"TRAIN_FILES": [pdf], "VAL_FILES": []}} | {PARAMETERS}
-    for step in runs.CHAIN:
-        known = runs.notebook_parameters(step.name)
+    for step in CHAIN:
+        known = notebook_parameters(step.name)
         mine = {{key: value for key, value in values.items() if key in known}} | {{"RUN_NAME": name}}
         papermill.execute_notebook(
-            str(runs.NOTEBOOKS / (step.name + ".ipynb")), f"{{sys.argv[1]}}/{{name}}.{{step.name}}.ipynb",
+            str(notebooks_folder() / (step.name + ".ipynb")), f"{{sys.argv[1]}}/{{name}}.{{step.name}}.ipynb",
             parameters=mine, kernel_name="python3", progress_bar=False,
         )
     print("ended", time.time(), flush=True)

@@ -1,11 +1,11 @@
-"""The command line: `nbutils run`, `nbutils params`, `nbutils report`, …; one thin function a command."""
+"""The command line: `nbutils run`, `nbutils params`, `nbutils report`, …; one thin function for each command."""
 
 import argparse
 import signal
 import sys
 
 from nbutils.core import UserError
-from nbutils.pipeline import run as runs
+from nbutils.pipeline.parameters import all_parameters, check_name
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -13,55 +13,44 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="nbutils", description="Fine-tune an embedding model on your own documents.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    command = commands.add_parser("run", help="run notebooks 01 to 04 on any files")
-    command.add_argument(
-        "--name", default="tutorial", help="the run's name: its folder in outputs/ (default: tutorial)"
-    )
-    command.add_argument("--profile", help="a name in notebooks/profiles, or a YAML file")
-    command.add_argument("-p", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE"), dest="parameters",
-                         help="set a parameter; repeat it for a list, such as several TRAIN_FILES")  # fmt: skip
-    command.add_argument("--fresh", action="store_true", help="do steps again that are up to date")
-    command.set_defaults(function=run)
+    def command(function, text: str, *, name: str | None = "tutorial", name_help: str = "", parameters: bool = False):
+        added = commands.add_parser(function.__name__, help=text)
+        added.set_defaults(function=function)
+        if name_help:
+            added.add_argument("--name", default=name, help=name_help + (f" (default: {name})" if name else ""))
+        if parameters:
+            added.add_argument("--profile", help="a name in notebooks/profiles, or a YAML file")
+            added.add_argument("-p", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE"),
+                               dest="parameters", help="set a parameter; repeat it for a list, such as TRAIN_FILES")  # fmt: skip
+        return added
 
-    command = commands.add_parser("estimate", help="calls, tokens, time and money that a run's questions would take")
-    command.add_argument("--name", default="tutorial", help="the run whose answers so far count (default: tutorial)")
-    command.add_argument("--profile", help="a name in notebooks/profiles, or a YAML file")
-    command.add_argument("-p", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE"), dest="parameters",
-                         help="set a parameter; repeat it for a list")  # fmt: skip
-    command.set_defaults(function=estimate)
+    added = command(run, "run notebooks 01 to 04 on any files", name_help="the run's name: its folder in outputs/",
+                    parameters=True)  # fmt: skip
+    added.add_argument("--fresh", action="store_true", help="do steps again that are up to date")
 
-    command = commands.add_parser("batch", help="run a plan: a CSV or YAML file, or a folder of documents")
-    command.add_argument("plan", metavar="PLAN", help="CSV or YAML, a row a run; or a folder, a document a run")
-    command.add_argument("--name", help="the batch's name (default: the plan's); runs of a folder get it as prefix")
-    command.add_argument("--jobs", type=int, default=1, help="runs at a time; the cores are shared out (default: 1)")
-    command.add_argument("--hold-out", action="append", default=[], metavar="FILE",
-                         help="for a folder: validate on this document (default: on pages of each one's own)")  # fmt: skip
-    command.add_argument("--profile", help="parameters for all runs: a name in notebooks/profiles, or a YAML file")
-    command.add_argument("-p", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE"), dest="parameters",
-                         help="set a parameter for all runs; a list such as '[1, 2]' tries each")  # fmt: skip
-    command.add_argument("--timeout", type=float, metavar="SECONDS", help="end a run that takes longer")
-    command.add_argument("--memory", type=float, metavar="GIB",
-                         help="end a run that holds more memory (default: the jobs share 90 %% of the machine's)")  # fmt: skip
-    command.add_argument("--dask", metavar="ADDRESS", help="do the runs on the workers of this Dask scheduler")
-    command.add_argument("--storage", metavar="ADDRESS",
-                         help="copy results there: s3://, gs://, abfs://, hdfs://, or a folder")  # fmt: skip
-    command.set_defaults(function=batch)
+    command(estimate, "calls, tokens, time and money that a run's questions would take",
+            name_help="the run whose answers so far count", parameters=True)  # fmt: skip
 
-    command = commands.add_parser("leaderboard", help="compare runs: notebook 05, as notebook, HTML and CSV")
-    command.add_argument("runs", nargs="*", metavar="RUN", help="runs to compare (default: all in outputs/)")
-    command.add_argument("--batch", default="", help="compare the runs of this batch")
-    command.add_argument("--name", default="leaderboard", help="folder in outputs/ to write to (default: leaderboard)")
-    command.set_defaults(function=leaderboard)
+    added = command(batch, "run a plan: a CSV or YAML file, or a folder of documents", name=None, parameters=True,
+                    name_help="the batch's name (default: the plan's); runs of a folder get it as prefix")  # fmt: skip
+    added.add_argument("plan", metavar="PLAN", help="CSV or YAML, one row per run; or a folder, one document per run")
+    added.add_argument("--jobs", type=int, default=1, help="runs at a time; the cores are shared out (default: 1)")
+    added.add_argument("--hold-out", action="append", default=[], metavar="FILE",
+                       help="for a folder: validate on this document (default: on pages of each one's own)")  # fmt: skip
+    added.add_argument("--timeout", type=float, metavar="SECONDS", help="end a run that takes longer")
+    added.add_argument("--memory", type=float, metavar="GIB",
+                       help="end a run that holds more memory (default: the jobs share 90 %% of the machine's)")  # fmt: skip
+    added.add_argument("--dask", metavar="ADDRESS", help="do the runs on the workers of this Dask scheduler")
+    added.add_argument("--storage", metavar="ADDRESS",
+                       help="copy results there: s3://, gs://, abfs://, hdfs://, or a folder")  # fmt: skip
 
-    command = commands.add_parser("params", help="print every parameter of every notebook")
-    command.set_defaults(function=params)
+    added = command(leaderboard, "compare runs: notebook 05, as notebook, HTML and CSV", name="leaderboard",
+                    name_help="folder in outputs/ to write to")  # fmt: skip
+    added.add_argument("runs", nargs="*", metavar="RUN", help="runs to compare (default: all in outputs/)")
+    added.add_argument("--batch", default="", help="compare the runs of this batch")
 
-    command = commands.add_parser("report", help="write a run's report.html again")
-    command.add_argument("--name", default="tutorial")
-    command.set_defaults(function=report)
-
-    command = commands.add_parser("notebooks", help="run the tutorial and refresh the committed notebooks' outputs")
-    command.set_defaults(function=notebooks)
+    command(params, "print every parameter of every notebook")
+    command(report, "write a run's report.html again", name_help="the run")
 
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers send it
@@ -77,6 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run the chain and print its closing table."""
+    from nbutils.pipeline import run as runs
+
     result = runs.run(options.name, collect(options.parameters), profile=options.profile, fresh=options.fresh, say=_say)
     if result.status == "failed":
         print(f"nbutils: {result.failed_step}: {result.error}", file=sys.stderr)
@@ -93,17 +84,18 @@ def run(options: argparse.Namespace) -> int:
 
 def batch(options: argparse.Namespace) -> int:
     """Run a plan and say what failed."""
-    from nbutils.pipeline import batch as batches
+    from nbutils.pipeline.batch import run_batch
+    from nbutils.pipeline.plan import default_name, left_out, read_plan
 
-    name = runs.check_name(options.name or batches.default_name(options.plan))
-    plan = batches.read_plan(
+    name = check_name(options.name or default_name(options.plan))
+    plan = read_plan(
         options.plan, hold_out=options.hold_out, parameters=collect(options.parameters), profile=options.profile,
         prefix=f"{options.name}." if options.name else "",
     )  # fmt: skip
-    if left_out := batches.left_out(options.plan):
-        shown = ", ".join(left_out[:5]) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
+    if unread := left_out(options.plan):
+        shown = ", ".join(unread[:5]) + (f" and {len(unread) - 5} more" if len(unread) > 5 else "")
         print(f"nbutils: left out, because they cannot be read: {shown}", file=sys.stderr)
-    done = batches.run_batch(
+    done = run_batch(
         plan, name, jobs=options.jobs, timeout=options.timeout, memory=options.memory, dask=options.dask,
         storage=options.storage, say=_say,
     )  # fmt: skip
@@ -117,24 +109,26 @@ def batch(options: argparse.Namespace) -> int:
 
 def leaderboard(options: argparse.Namespace) -> int:
     """Execute notebook 05 over runs that are done."""
-    from nbutils.pipeline import leaderboard as board
+    from nbutils.pipeline.leaderboard import write_leaderboard
 
-    result = board.write_leaderboard(options.runs, batch=options.batch, name=options.name, say=_say)
+    result = write_leaderboard(options.runs, batch=options.batch, name=options.name, say=_say)
     print("\n" + result.to_text())
     return 0
 
 
 def estimate(options: argparse.Namespace) -> None:
     """Print what the questions of a run would cost, without asking anything."""
-    table = runs.estimate(options.name, collect(options.parameters), profile=options.profile)
+    from nbutils.pipeline.estimate import estimate
+
+    table = estimate(options.name, collect(options.parameters), profile=options.profile)
     print(table.to_string(float_format=lambda value: f"{value:,.2f}"))
     print("Tokens are estimates. cost is in the currency of PRICE_INPUT and PRICE_OUTPUT, for a million tokens each.")
 
 
 def params(options: argparse.Namespace) -> None:
-    """Print every parameter with its type, default and meaning, a notebook at a time."""
+    """Print every parameter with its type, default and meaning, notebook by notebook."""
     notebook = None
-    for parameter in runs.all_parameters():
+    for parameter in all_parameters():
         if parameter.notebook != notebook:
             notebook = parameter.notebook
             print(f"\n{notebook}")
@@ -143,14 +137,15 @@ def params(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Write report.html of a run that is done."""
-    this = runs.Run(options.name)
-    this.need(*runs.CHAIN[-1].makes)
-    print(runs.write_report(this))
+    from nbutils.pipeline.report import write_report
+    from nbutils.pipeline.run import Run
+    from nbutils.pipeline.steps import CHAIN, trouble
 
-
-def notebooks(options: argparse.Namespace) -> None:
-    """Refresh the committed notebooks."""
-    runs.refresh_notebooks(_say)
+    this = Run(options.name)
+    this.need(*CHAIN[-1].makes)
+    if found := trouble(CHAIN, this.read()):
+        raise UserError(f"{': '.join(found).rstrip('.')}. `nbutils run --name {this.name}` does what is missing.")
+    print(write_report(this.folder))
 
 
 def collect(pairs: list[list[str]]) -> dict[str, str | list[str]]:

@@ -167,9 +167,10 @@ def remember(folder: str | Path | None, key: str, make: Callable[[], Any]) -> An
 @functools.cache
 def project_folder() -> Path:
     """Return the folder that holds notebooks/ and data/: the checkout, or what an installed wheel brought along."""
-    checkout = Path(__file__).resolve().parents[1]
-    installed = Path(sys.prefix) / "share" / "nbutils"
-    return checkout if (checkout / "notebooks").is_dir() or not installed.is_dir() else installed
+    checkout, *above = Path(__file__).resolve().parents[1:]
+    installed = [folder / "share" / "nbutils" for folder in (checkout, *above)]  # --prefix, --user, --target, a venv
+    found = [folder for folder in (checkout, *installed) if (folder / "notebooks").is_dir()]
+    return found[0] if found else checkout
 
 
 def is_checkout() -> bool:

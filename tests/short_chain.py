@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 
-from nbutils.pipeline import run as runs
+from nbutils.core import project_folder
 
 CODE = """
 import os, time
@@ -33,7 +33,8 @@ if held: time.sleep(30)
 run.path("train_dataset.json").write_text("{}"); run.path("val_dataset.json").write_text("{}")
 """,
     "03_finetune_embedding": """
-run.path("model", "modules.json").write_text("[]")
+run.path("model", "modules.json").write_text("[]"); run.path("model", "model.safetensors").write_text(str(EPOCHS))
+run.path("dev_dataset.json").write_text("{}")
 print("threads", os.environ.get("OMP_NUM_THREADS"))
 """,
     "04_evaluate_models": """
@@ -63,12 +64,38 @@ def write(folder: Path) -> Path:
     """Write the four notebooks to `folder` and return it."""
     folder.mkdir(exist_ok=True)
     for step, work in WORK.items():
-        real = nbformat.read(runs.PROJECT / "notebooks" / f"{step}.ipynb", as_version=4)
+        real = nbformat.read(project_folder() / "notebooks" / f"{step}.ipynb", as_version=4)
         parameters = next(cell for cell in real.cells if "parameters" in cell.metadata.get("tags", []))
         cells = [nbformat.v4.new_code_cell(source) for source in (CODE.format(step=step) + work, DID)]
         notebook = nbformat.v4.new_notebook(cells=[parameters, *cells], metadata=real.metadata)
         nbformat.write(notebook, folder / f"{step}.ipynb")
-    shutil.copy(runs.PROJECT / "notebooks" / "05_compare_runs.ipynb", folder)
+    shutil.copy(project_folder() / "notebooks" / "05_compare_runs.ipynb", folder)
+    return folder
+
+
+def documents(folder: Path, **texts: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_text(text)
+    return folder
+
+
+def two_texts(folder: Path) -> Path:
+    """Write train.txt and val.txt, on which the real chain takes seconds, to `folder` and return it."""
+    subjects = {
+        "train": "harbour crane ferry mooring tide pilot lock barge quay anchor beacon dredger",
+        "val": "orchard apple cider press blossom graft barrel hedge ladder frost beehive cellar",
+    }
+    folder.mkdir(exist_ok=True)
+    for name, words in ((name, text.split()) for name, text in subjects.items()):
+        paragraphs = [
+            f"The {word} report of {year} describes how the {word} was inspected in spring and repaired for "
+            f"{3 * number + 11} thousand crowns, because the {words[number - 1]} beside it had failed. "
+            f"Its keeper expects the {word} to serve until {year + 20 + number}."
+            for year in (1984, 1996)
+            for number, word in enumerate(words)
+        ]
+        (folder / f"{name}.txt").write_text("\n\n".join(paragraphs))
     return folder
 
 

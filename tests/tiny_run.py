@@ -4,15 +4,16 @@ import shutil
 from pathlib import Path
 
 from nbutils.corpus.chunks import load_corpus, save_corpus
+from nbutils.corpus.files import resolve
 from nbutils.models.names import packaged_model
-from nbutils.pipeline.run import Run, find_file
+from nbutils.pipeline.run import Run
 from nbutils.questions.generate import generate_qa_embedding_pairs
 
 
 def make_tiny_run(outputs: Path, name: str = "tiny") -> Run:
     """Write the run's folder to `outputs`."""
     run = Run(name, outputs)
-    nodes = load_corpus(find_file("data/sample/brackwater_2024.pdf"), chunk_size=128)[100:112]
+    nodes = load_corpus(resolve("data/sample/brackwater_2024.pdf"), chunk_size=128)[100:112]
     for part in ("train", "val"):
         save_corpus(nodes, run.path(f"{part}_corpus.json"))
         generate_qa_embedding_pairs(nodes, "offline", output_path=run.path(f"{part}_dataset.json"), verbose=False)

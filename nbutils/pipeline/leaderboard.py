@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbutils.core import UserError, write_atomic
-from nbutils.pipeline import run as runs
-from nbutils.pipeline.run import Run
+from nbutils.core import UserError, outputs_root, write_atomic
+from nbutils.pipeline.batch import read_batch
+from nbutils.pipeline.parameters import check_name
+from nbutils.pipeline.report import notebook_html
+from nbutils.pipeline.run import Run, execute
+from nbutils.pipeline.steps import CHAIN, FILE_PARAMETERS, trouble
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,11 +24,11 @@ class Leaderboard:
     """Runs compared, as `compare_runs` returns them.
 
     Args:
-        table: a row a question set and run, best lift first: `question_set`, `run`, `questions`, `base`, `fine-tuned`
+        table: one row per question set and run, best lift first: `question_set`, `run`, `questions`, `base`, `fine-tuned`
             (the metric's values), `lift` with its 95 % interval `low`, `high` and its `p`, `best` (system and value of
             the best row), `minutes` of all steps, `calls` and `cost` of the questions, `verdict`, and a column for each
             parameter that is not the same in all runs.
-        left_out: a row a run without results: `run`, `step` and `reason`.
+        left_out: one row per run without results: `run`, `step` and `reason`.
         metric: the measure that `base`, `fine-tuned` and `lift` are in.
         differing: names of the parameters that differ.
     """
@@ -62,7 +65,7 @@ def compare_runs(
     Args:
         names: the runs; default is all of `batch`, or all in the outputs folder.
         batch: name of a batch.
-        outputs: folder of all runs; default is `nbutils.pipeline.run.outputs_root()`.
+        outputs: folder of all runs; default is `nbutils.core.outputs_root()`.
         metric: a metric of `nbutils.evaluation.compare.compare_models`, such as "mrr@10".
 
     Raises:
@@ -70,21 +73,25 @@ def compare_runs(
     """
     import pandas as pd
 
-    root = Path(outputs or runs.outputs_root())
-    names = list(names) or _batch_names(batch, root) or sorted(each.parent.name for each in root.glob("*/run.json"))
+    root = Path(outputs or outputs_root())
+    names = list(names) or (list(read_batch(batch, root).outcomes) if batch else [])
+    names = names or sorted(each.parent.name for each in root.glob("*/run.json"))
     rows, left_out, parameters = [], [], {}
     for name in names:
-        if not (root / runs.check_name(name) / "run.json").exists():
+        if not (root / check_name(name) / "run.json").exists():
             if not batch:
                 raise UserError(f"There is no run {name} in {root.name}/. `nbutils run --name {name}` makes it.")
             left_out.append({"run": name, "step": "", "reason": "not started"})
             continue
         run = Run(name, root)
         record = run.read()
-        if all(step.name not in record.get("steps", {}) for step in runs.CHAIN):
+        begun = [step.name for step in CHAIN if step.name in record.get("steps", {})]
+        if not begun:
             continue  # another leaderboard
-        if trouble := _trouble(run, record):
-            left_out.append({"run": name} | trouble)
+        found = trouble(CHAIN, record)
+        if found or not (run.folder / "results" / "differences.csv").exists():
+            step, reason = found or (begun[-1], "not finished")
+            left_out.append({"run": name, "step": step, "reason": reason})
             continue
         rows += _rows(run, record, metric)
         parameters[name] = _parameters(record)
@@ -101,12 +108,6 @@ def _reasons(left_out: Sequence[dict]) -> str:
     return "\n".join(f"  {row['run']}, {row['step'] or 'no step'}: {row['reason']}" for row in left_out)
 
 
-def _batch_names(batch: str, root: Path) -> list[str]:
-    from nbutils.pipeline.batch import read_batch
-
-    return list(read_batch(batch, root).outcomes) if batch else []
-
-
 def _rows(run: Run, record: dict[str, Any], metric: str) -> list[dict]:
     """Return a row for each question set that the run was evaluated on."""
     import pandas as pd
@@ -121,7 +122,7 @@ def _rows(run: Run, record: dict[str, Any], metric: str) -> list[dict]:
     usage = (steps.get("02_generate_questions", {}).get("usage") or {}).values()
     costs = [each["cost"] for each in usage if each.get("cost") is not None]
     shared = {
-        "minutes": sum(steps.get(step.name, {}).get("seconds") or 0 for step in runs.CHAIN) / 60,
+        "minutes": sum(steps.get(step.name, {}).get("seconds") or 0 for step in CHAIN) / 60,
         "calls": sum(each.get("calls", 0) for each in usage),
         "cost": sum(costs) if costs else float("nan"),
         "verdict": (steps.get("04_evaluate_models", {}).get("verdict") or {}).get("advice"),
@@ -145,10 +146,10 @@ def _rows(run: Run, record: dict[str, Any], metric: str) -> list[dict]:
 def _parameters(record: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters of all steps of a run, files by their names alone."""
     values = {}
-    for step in runs.CHAIN:
+    for step in CHAIN:
         values |= record["steps"].get(step.name, {}).get("parameters") or {}
     values.pop("RUN_NAME", None)
-    files = {key: value for key, value in values.items() if key in runs.FILE_PARAMETERS}
+    files = {key: value for key, value in values.items() if key in FILE_PARAMETERS}
     for key, value in files.items():
         values[key] = ", ".join(Path(file).name for file in ([value] if isinstance(value, str) else value))
     return values
@@ -158,17 +159,6 @@ def _differing(parameters: dict[str, dict[str, Any]]) -> list[str]:
     names = list(dict.fromkeys(name for values in parameters.values() for name in values))
     seen = {name: {json.dumps(values.get(name)) for values in parameters.values()} for name in names}
     return [name for name in names if len(seen[name]) > 1]
-
-
-def _trouble(run: Run, record: dict[str, Any]) -> dict[str, str] | None:
-    """Return the step that a run failed or stopped in, and why; None where its results are those of all its steps."""
-    begun = {step.name: record["steps"][step.name] for step in runs.CHAIN if step.name in record["steps"]}
-    for step, entry in begun.items():
-        if entry.get("error") or entry.get("finished", True) is None:
-            return {"step": step, "reason": entry.get("error") or "not finished"}
-    if not (run.folder / "results" / "differences.csv").exists():
-        return {"step": list(begun)[-1], "reason": "not finished"}
-    return None
 
 
 def write_leaderboard(
@@ -191,14 +181,14 @@ def write_leaderboard(
     """
     board = compare_runs(names, batch=batch, outputs=outputs)
     run = Run(name, outputs)
-    if any((run.folder / step.makes[0]).exists() for step in runs.CHAIN):
+    if any((run.folder / step.makes[0]).exists() for step in CHAIN):
         raise UserError(f"{name} is a run. Choose another --name for the leaderboard.")
     with run.lock():
         try:
-            runs.execute(NOTEBOOK, run, {"RUN_NAME": name, "RUNS": list(names), "BATCH": batch}, say)
+            execute(NOTEBOOK, run, {"RUN_NAME": name, "RUNS": list(names), "BATCH": batch}, say)
         except Exception as error:
             raise UserError(f"{NOTEBOOK} failed: {error}. See {run.folder / NOTEBOOK}.ipynb.") from error
-        html = runs.notebook_html(run.folder / f"{NOTEBOOK}.ipynb", f"{len(board.table)} results compared")
+        html = notebook_html(run.folder / f"{NOTEBOOK}.ipynb", f"{len(board.table)} results compared")
         write_atomic(run.folder / "leaderboard.html", html)
     say(f"Files: {run.folder}/ {NOTEBOOK}.ipynb, leaderboard.html, leaderboard.csv")
     return board

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from nbutils.core import UserError, outputs_root, write_atomic
-from nbutils.pipeline.run import CHAIN, Run
+from nbutils.pipeline.run import Run
+from nbutils.pipeline.steps import CHAIN
 
 
 def restore(ready: Path, step: int, name: str = "tutorial") -> Run:

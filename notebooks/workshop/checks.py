@@ -465,7 +465,8 @@ def questions_needed(value: object, difference: np.ndarray, gain: float) -> None
 
 def plan(runs: Mapping[str, Mapping[str, object]], step: str = "01_build_corpus") -> None:
     """Check a sweep's run names and parameters before anything is run."""
-    from nbutils.pipeline.run import Run, check_parameters, notebook_parameters
+    from nbutils.pipeline.parameters import check_parameters, notebook_parameters
+    from nbutils.pipeline.run import Run
 
     _need(isinstance(runs, Mapping) and len(runs) >= 3, "Plan at least three runs.")
     known, seen = notebook_parameters(step), set()

@@ -188,7 +188,7 @@ def test_the_report_opens_without_an_error_and_with_its_figures(browser, outputs
     import nbformat
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-    from nbutils.pipeline.run import write_report
+    from nbutils.pipeline.report import write_report
     from nbutils.plots.figures import plot_chunk_lengths
 
     png = base64.b64encode(plot_chunk_lengths([40, 90, 250, 300], 256)._repr_png_()).decode()
@@ -198,7 +198,7 @@ def test_the_report_opens_without_an_error_and_with_its_figures(browser, outputs
         new_code_cell("figure", outputs=[new_output("display_data", data={"image/png": png, "text/plain": "Figure"})]),
     ]
     nbformat.write(new_notebook(cells=cells), run.path("04_evaluate_models.ipynb"))
-    write_report(run)
+    write_report(run.folder)
     browser.get_log("browser")
     browser.get((run.folder / "report.html").as_uri())
     wait_for(browser, "document.images.length === 1 && document.images[0].naturalWidth > 300")

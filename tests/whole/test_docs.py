@@ -14,7 +14,7 @@ import notebook_hygiene
 import pytest
 import yaml
 
-from nbutils.pipeline import run as runs
+from nbutils.pipeline.parameters import notebook_parameters
 
 PROJECT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -89,10 +89,8 @@ def known() -> dict:
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
     return {
         "nbutils": subcommands(),
-        "make": set(re.findall(r"^([a-z]+):", makefile, re.M)),
-        "parameters": {
-            name for path in PROJECT.glob("notebooks/0*.ipynb") for name in runs.notebook_parameters(path.stem)
-        },
+        "make": set(re.findall(r"^([a-z-]+):", makefile, re.M)),
+        "parameters": {name for path in PROJECT.glob("notebooks/0*.ipynb") for name in notebook_parameters(path.stem)},
         "profiles": {path.stem for path in PROJECT.glob("notebooks/profiles/*.yaml")},
     }
 

@@ -7,14 +7,16 @@ import subprocess
 import sys
 
 import pytest
+from short_chain import two_texts
 
 from nbutils.corpus.chunks import read_corpus
 from nbutils.pipeline import run as runs
+from nbutils.pipeline.steps import CHAIN, EXTRA_NOTEBOOKS
 
 
 @pytest.mark.slow
 def test_nbval_runs_every_notebook_in_order(project, tmp_path):
-    names = [*(step.name for step in runs.CHAIN), *runs.EXTRA_NOTEBOOKS]
+    names = [*(step.name for step in CHAIN), *EXTRA_NOTEBOOKS]
     notebooks = [str(project / "notebooks" / f"{name}.ipynb") for name in names]
     environment = os.environ | {"NBUTILS_OUTPUTS": str(tmp_path / "outputs")}
     done = subprocess.run(
@@ -29,49 +31,8 @@ def test_nbval_runs_every_notebook_in_order(project, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def two_texts(tmp_path_factory):
-    """Two short documents, so that the chain can be run in seconds."""
-    folder = tmp_path_factory.mktemp("texts")
-    subjects = {
-        "train": [
-            "harbour",
-            "crane",
-            "ferry",
-            "mooring",
-            "tide",
-            "pilot",
-            "lock",
-            "barge",
-            "quay",
-            "anchor",
-            "beacon",
-            "dredger",
-        ],
-        "val": [
-            "orchard",
-            "apple",
-            "cider",
-            "press",
-            "blossom",
-            "graft",
-            "barrel",
-            "hedge",
-            "ladder",
-            "frost",
-            "beehive",
-            "cellar",
-        ],
-    }
-    for name, words in subjects.items():
-        paragraphs = [
-            f"The {word} report of {year} describes how the {word} was inspected in spring and repaired for "
-            f"{3 * number + 11} thousand crowns, because the {words[number - 1]} beside it had failed. "
-            f"Its keeper expects the {word} to serve until {year + 20 + number}."
-            for year in (1984, 1996)
-            for number, word in enumerate(words)
-        ]
-        (folder / f"{name}.txt").write_text("\n\n".join(paragraphs))
-    return folder
+def texts(tmp_path_factory):
+    return two_texts(tmp_path_factory.mktemp("texts"))
 
 
 def chain(folder, texts, name="small", **parameters):
@@ -86,26 +47,29 @@ def chain(folder, texts, name="small", **parameters):
 
 
 @pytest.mark.slow
-def test_the_chain_runs_continues_and_redoes_only_what_changed(two_texts, tmp_path):
-    result, said = chain(tmp_path, two_texts)
+def test_the_chain_runs_continues_and_redoes_only_what_changed(texts, tmp_path):
+    result, said = chain(tmp_path, texts)
     assert result.status == "done", result.error
-    assert list(result.seconds) == [step.name for step in runs.CHAIN]
+    assert list(result.seconds) == [step.name for step in CHAIN]
     assert {"base", "fine-tuned"} <= set(result.metrics["system"])
     assert any("cell 1/" in line for line in said)
     for made in ("run.json", "questions.jsonl", "report.html", "results/metrics.csv", "model/model.safetensors"):
         assert (result.folder / made).stat().st_size > 0, made
 
-    again, said = chain(tmp_path, two_texts)
+    again, said = chain(tmp_path, texts)
     assert again.status == "done"
     assert again.seconds == {}
     assert sum("up to date" in line for line in said) == 4
 
-    changed, _ = chain(tmp_path, two_texts, TOP_K=3)
+    changed, _ = chain(tmp_path, texts, TOP_K=3)
     assert list(changed.seconds) == ["04_evaluate_models"]
 
+    retrained, _ = chain(tmp_path, texts, TOP_K=3, LEARNING_RATE=1e-4)
+    assert list(retrained.seconds) == ["03_finetune_embedding", "04_evaluate_models"]
+
     shutil.rmtree(result.folder / "model")
-    mended, _ = chain(tmp_path, two_texts, TOP_K=3)
-    assert next(iter(mended.seconds)) == "03_finetune_embedding"
+    mended, _ = chain(tmp_path, texts, TOP_K=3, LEARNING_RATE=1e-4)
+    assert list(mended.seconds) == ["03_finetune_embedding", "04_evaluate_models"]
 
 
 @pytest.mark.slow
@@ -117,27 +81,25 @@ def test_the_chain_runs_continues_and_redoes_only_what_changed(two_texts, tmp_pa
         ({"LLM": "openai:gpt-4o-mini"}, "02_generate_questions", ["OPENAI_API_KEY"]),
     ],
 )
-def test_what_goes_wrong_is_named_and_nothing_half_written_stays(
-    two_texts, tmp_path, monkeypatch, parameters, step, words
-):
+def test_what_goes_wrong_is_named_and_nothing_half_written_stays(texts, tmp_path, monkeypatch, parameters, step, words):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     if parameters.get("VAL_FILES") == "SAME":
-        parameters = {"VAL_FILES": [str(two_texts / "train.txt")]}
-    result, _ = chain(tmp_path, two_texts, **parameters)
+        parameters = {"VAL_FILES": [str(texts / "train.txt")]}
+    result, _ = chain(tmp_path, texts, **parameters)
     assert (result.status, result.failed_step) == ("failed", step)
     for word in words:
         assert word in result.error
-    assert not any(made in os.listdir(result.folder) for made in next(s for s in runs.CHAIN if s.name == step).makes)
+    assert not any(made in os.listdir(result.folder) for made in next(s for s in CHAIN if s.name == step).makes)
     assert not [file for file in os.listdir(result.folder) if "partial" in file or file == ".progress"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("validation", [("-p", "VAL_FILES", "val.txt"), ("-y", "VAL_FILES: []")])
-def test_plain_papermill_works_from_any_folder(project, two_texts, tmp_path, validation):
+def test_plain_papermill_works_from_any_folder(project, texts, tmp_path, validation):
     done = subprocess.run(
         [sys.executable, "-m", "papermill", "--no-progress-bar", str(project / "notebooks" / "01_build_corpus.ipynb"),
          "out.ipynb", "-p", "TRAIN_FILES", "train.txt", *validation, "-p", "RUN_NAME", "plain"],
-        cwd=two_texts, capture_output=True, text=True, env=os.environ | {"NBUTILS_OUTPUTS": str(tmp_path / "o")},
+        cwd=texts, capture_output=True, text=True, env=os.environ | {"NBUTILS_OUTPUTS": str(tmp_path / "o")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     for part in ("train", "val"):

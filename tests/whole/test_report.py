@@ -14,7 +14,8 @@ import pytest
 
 from nbutils.evaluation.inspection import examples_html
 from nbutils.evaluation.verdict import Verdict
-from nbutils.pipeline import run as runs
+from nbutils.pipeline.report import write_report
+from nbutils.pipeline.run import Run
 from nbutils.plots import figures as plots
 
 NASTY = """<script>document.title="broken"</script><img src=x onerror="document.title='broken'">& </td>"""
@@ -45,7 +46,7 @@ def png(figure, tmp_path: Path) -> str:
 def report(tmp_path_factory) -> Path:
     """The report of a notebook 04 that shows a verdict, a table, an example with hostile text, and two figures."""
     folder = tmp_path_factory.mktemp("report")
-    run = runs.Run("report", folder)
+    run = Run("report", folder)
     run.folder.mkdir(parents=True, exist_ok=True)
     frame = pd.DataFrame(
         {"outcome": ["win"], "question": [NASTY], "base_rank": [3.0], "rank": [np.nan], "change": [0.5],
@@ -68,7 +69,7 @@ def report(tmp_path_factory) -> Path:
         cell.outputs = [nbformat.v4.new_output("display_data", data=data)]
         cells.append(cell)
     nbformat.write(nbformat.v4.new_notebook(cells=cells), run.folder / "04_evaluate_models.ipynb")
-    return runs.write_report(run)
+    return write_report(run.folder)
 
 
 def loads_from_elsewhere(page: str) -> list[str]:
@@ -124,10 +125,10 @@ def test_a_real_report_opens_cleanly(tmp_path, project):
         source = project / "notebooks" / "04_evaluate_models.ipynb"
         if not source.is_file() or not any(c.get("outputs") for c in nbformat.read(source, as_version=4).cells):
             pytest.skip("notebook 04 holds no outputs yet")
-        run = runs.Run("real", tmp_path)
+        run = Run("real", tmp_path)
         run.folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, run.folder / source.name)
-        page = runs.write_report(run)
+        page = write_report(run.folder)
     assert loads_from_elsewhere(page.read_text(encoding="utf-8")) == []
     shot = Path(os.environ.get("NBUTILS_SCREENSHOT", tmp_path / "real.png"))
     assert console(browse(page, tmp_path, f"--screenshot={shot}")) == []

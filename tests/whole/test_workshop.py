@@ -118,7 +118,8 @@ def load(workshop, name: str):
 
 def test_a_checkpoint_brings_what_a_notebook_needs_and_keeps_what_was_there(workshop, tmp_path, capsys):
     from nbutils.core import outputs_root
-    from nbutils.pipeline.run import CHAIN, Run
+    from nbutils.pipeline.run import Run
+    from nbutils.pipeline.steps import CHAIN
 
     ready = Run("ready", tmp_path)
     for file in {file for step in CHAIN for file in step.makes}:

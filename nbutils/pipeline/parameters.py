@@ -1,0 +1,223 @@
+"""The notebooks' parameters: read from their cells tagged `parameters`, converted to the declared types, checked."""
+
+import ast
+import difflib
+import functools
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from nbutils.core import UserError, first_line, project_folder
+from nbutils.corpus.files import find_files, resolve
+
+CHAIN_NOTEBOOKS = ("01_build_corpus", "02_generate_questions", "03_finetune_embedding", "04_evaluate_models")
+ENGINES = ("nbutils", "llama-index")
+AT_LEAST = {"CHUNK_SIZE": 16, "QUESTIONS_PER_CHUNK": 1, "CONCURRENCY": 1, "TOP_K": 1}  # other numbers: 0
+MAY_BE_EMPTY = ("GOLD_QUESTIONS", "OPENAI_MODEL")  # and every text whose default is empty
+SECRETS = re.compile(
+    r"\bsk-[\w-]*[A-Za-z0-9]{20}|\bhf_[A-Za-z0-9]{20}|\bgh[pos]_\w{30}|\bAKIA[A-Z0-9]{16}\b"
+    r"|://[^/\s@]+:[^/\s@]+@|[?&](?:api_?-?key|access_token|token|secret|password|sig|signature)=[^&\s]{8}",
+    re.IGNORECASE,
+)
+_ADAPTERS = {
+    "str": TypeAdapter(str, config=ConfigDict(coerce_numbers_to_str=True)), "list": TypeAdapter(list[str]),
+    "int": TypeAdapter(int), "float": TypeAdapter(float), "bool": TypeAdapter(bool), "dict": TypeAdapter(dict[str, Any]),
+}  # fmt: skip
+_SCALAR = TypeAdapter(Annotated[int | float | bool | str, Field(union_mode="left_to_right")])
+
+
+def notebooks_folder() -> Path:
+    """Return the folder of the notebooks: $NBUTILS_NOTEBOOKS, or the project's."""
+    return Path(os.environ.get("NBUTILS_NOTEBOOKS") or project_folder() / "notebooks")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A notebook's parameter as papermill sees it: name, type name, default and the comment that explains it."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+    notebook: str
+
+    def convert(self, value: Any) -> Any:
+        """Return `value` as this parameter's type; text from a command line or a file means what it says.
+
+        Raises:
+            UserError: the value is not of the parameter's type, empty, too low a number, or holds a key or password.
+        """
+        given, kind = value, self.type.partition("[")[0]
+        if kind == "list":
+            value = [str(item) for item in (value if isinstance(value, list | tuple) else _items(str(value)))]
+        elif kind == "dict" and isinstance(value, str):
+            value = read_yaml(value)
+        elif isinstance(value, Path):
+            value = str(value)
+        if kind == "dict" and isinstance(value, Mapping):
+            value = {
+                key: _SCALAR.validate_python(each) if isinstance(each, str) else each for key, each in value.items()
+            }
+        try:
+            if isinstance(value, bool) and kind != "bool":
+                raise TypeError
+            value = _ADAPTERS[kind].validate_python(value)
+        except (ValidationError, TypeError) as error:
+            raise UserError(
+                f"Parameter {self.name} is {given!r}; it must be of type {self.type}, such as {self.default!r}."
+            ) from error
+        self._check(value)
+        return value
+
+    def _check(self, value: Any) -> None:
+        if SECRETS.search(json.dumps(value, ensure_ascii=False, default=str)):
+            raise UserError(
+                f"Parameter {self.name} holds what looks like an API key or a password. Keys come from the "
+                "environment only."
+            )
+        empty = self.type == "str" and self.default and not value.strip() and self.name not in MAY_BE_EMPTY
+        if empty or (self.type == "list" and not all(each.strip() for each in value)):
+            raise UserError(f"Parameter {self.name} is empty. Give it a value, or leave it out for its default.")
+        if self.type in ("int", "float") and not value >= AT_LEAST.get(self.name, 0):
+            raise UserError(f"Parameter {self.name} is {value}; it must be at least {AT_LEAST.get(self.name, 0)}.")
+
+
+def _items(text: str) -> list:
+    """Return the items of a list written as "[a, b]"; other text, a file's name in brackets too, is the only item."""
+    try:
+        value = read_yaml(text) if text.strip().startswith("[") else None
+    except UserError:
+        value = None
+    return value if isinstance(value, list) else [text]
+
+
+def read_yaml(text: str) -> Any:
+    """Return YAML with every scalar as text; the parameters' types say what it means (so 0512 is 512, and `no` is Norway).
+
+    Raises:
+        UserError: it is not YAML.
+    """
+    try:
+        return yaml.load(text, yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"This is not valid YAML: {first_line(error)}.") from error
+
+
+def notebook_parameters(notebook: str | Path) -> dict[str, Parameter]:
+    """Return the parameters of a notebook by name, read from its cell tagged `parameters`.
+
+    The same as `papermill.inspect_notebook` finds, without importing papermill, which takes over a second.
+    """
+    path = Path(notebook) if str(notebook).endswith(".ipynb") else notebooks_folder() / f"{notebook}.ipynb"
+    return dict(_parameters_in(path, path.stat().st_mtime_ns))
+
+
+@functools.lru_cache
+def _parameters_in(path: Path, changed: int) -> dict[str, Parameter]:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    tagged = [cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    source = "".join(tagged[0]) if tagged else ""
+    lines, found = source.splitlines(), {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.AnnAssign | ast.Assign):
+            name = ast.unparse(node.target if isinstance(node, ast.AnnAssign) else node.targets[0])
+            default = ast.literal_eval(node.value)
+            kind = ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else type(default).__name__
+            value = node.value
+            comment = lines[value.end_lineno - 1].encode()[value.end_col_offset :].decode().strip(") ").lstrip("# ")
+            found[name] = Parameter(name, kind, default, comment, path.stem)
+    return found
+
+
+def all_parameters(notebooks: Iterable[str] = CHAIN_NOTEBOOKS) -> list[Parameter]:
+    """Return every parameter of every notebook of the chain."""
+    return [parameter for notebook in notebooks for parameter in notebook_parameters(notebook).values()]
+
+
+def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return checked values with the defaults of all other parameters of the chain."""
+    return {parameter.name: parameter.default for parameter in all_parameters()} | dict(values)
+
+
+def read_profile(profile: str | Path | None) -> dict[str, Any]:
+    """Return the parameters of a profile: the name of a file in notebooks/profiles, or a YAML file's path.
+
+    Raises:
+        UserError: there is no such profile, or it is not a YAML mapping.
+    """
+    if profile is None:
+        return {}
+    folder = notebooks_folder() / "profiles"
+    path = Path(profile) if str(profile).endswith((".yaml", ".yml")) else folder / f"{profile}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in folder.glob("*.yaml")))
+        raise UserError(f"There is no profile {profile!r}. Use one of {known}, or the path of a YAML file.")
+    try:
+        values = read_yaml(path.read_text(encoding="utf-8")) or {}
+    except (UserError, UnicodeDecodeError) as error:
+        raise UserError(f"Profile {profile} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"Profile {profile} must map parameter names to values, one `NAME: value` per line.")
+    return values
+
+
+def check_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` converted to the types that the notebooks declare.
+
+    Raises:
+        UserError: a name that no notebook has, or a value that cannot be.
+    """
+    known = {parameter.name: parameter for parameter in all_parameters()}
+    for name in values:
+        if name not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"Did you mean {close[0]}?" if close else "`nbutils params` lists them all."
+            raise UserError(f"There is no parameter {name}. {hint}")
+    return {name: known[name].convert(value) for name, value in values.items()}
+
+
+def check_together(values: Mapping[str, Any]) -> None:
+    """Make sure, before any work, that a run's checked parameters fit one another and that its files are there.
+
+    Raises:
+        UserError: they don't; the message names all that is wrong.
+    """
+    values = with_defaults(values)
+    mistakes = []
+    for name in ("TRAIN_FILES", "VAL_FILES"):
+        try:
+            if values[name] or name == "TRAIN_FILES":
+                find_files(values[name])
+        except UserError as error:
+            mistakes.append(f"{name}: {error}")
+    gold, size, overlap = values["GOLD_QUESTIONS"], values["CHUNK_SIZE"], values["CHUNK_OVERLAP"]
+    if gold not in ("", "auto") and not Path(resolve(gold)).is_file():
+        mistakes.append(f"GOLD_QUESTIONS: there is no file {gold}.")
+    if overlap >= size:
+        mistakes.append(f"CHUNK_OVERLAP is {overlap}; it must be below CHUNK_SIZE ({size}).")
+    if not 0 < values["VALIDATION_SHARE"] < 1:
+        mistakes.append(f"VALIDATION_SHARE is {values['VALIDATION_SHARE']}; it must lie between 0 and 1.")
+    if values["ENGINE"] not in ENGINES:
+        mistakes.append(f"ENGINE is {values['ENGINE']!r}; use one of {', '.join(ENGINES)}.")
+    if mistakes:
+        raise UserError(" ".join(mistakes))
+
+
+def check_name(name: str) -> str:
+    """Return a run's name.
+
+    Raises:
+        UserError: it would leave the outputs folder.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(name)):
+        raise UserError(
+            f"RUN_NAME is {name!r}; use letters, digits, '.', '_' and '-' only, so that the run stays in outputs/."
+        )
+    return str(name)

@@ -1,0 +1,271 @@
+"""One run of a batch in a process of its own, watched from outside: limits of time and memory, its end, its results."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nbutils.core import UserError, write_atomic
+from nbutils.pipeline.parameters import read_profile
+from nbutils.pipeline.plan import PlannedRun
+from nbutils.pipeline.run import Run, now, run
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+GIBIBYTE = 1 << 30
+TEMPORARY = "nbutils-run-"
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # version 2, version 1
+
+
+@dataclass
+class Outcome:
+    """What came of one run of a batch.
+
+    Args:
+        name: the run.
+        status: "waiting", "running", "done" or "failed".
+        error: one sentence, where it failed.
+        notebook: the notebook that failed, as far as it ran.
+        seconds: wall time.
+        peak_memory: most bytes that its processes held at once.
+        parameters: as planned.
+        storage: the address that its results were copied to.
+        started, finished: UTC.
+    """
+
+    name: str
+    status: str = "waiting"
+    error: str | None = None
+    notebook: str | None = None
+    seconds: float | None = None
+    peak_memory: int | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    storage: str | None = None
+    started: str | None = None
+    finished: str | None = None
+
+
+def run_one(
+    planned: PlannedRun,
+    outputs: str | Path,
+    *,
+    timeout: float | None = None,
+    memory: float | None = None,
+    threads: int | None = None,
+    storage: str | None = None,
+) -> Outcome:
+    """Execute one run in a process of its own and wait for it; also what a Dask worker is given to do.
+
+    Args:
+        planned: the run.
+        outputs: folder of all runs.
+        timeout: seconds; the run's own wins.
+        memory: GiB that the run's processes may hold together; beyond, it is ended.
+        threads: cores for this run; by default this worker's share of the machine.
+        storage: address that the run's results are copied to, as for `nbutils.pipeline.batch.run_batch`.
+
+    Returns:
+        What came of it; it does not raise for a run that fails.
+    """
+    this = Run(planned.name, outputs)
+    outcome = Outcome(planned.name, "running", parameters=planned.parameters, started=now())
+    write_atomic(this.path("parameters.yaml"), yaml.safe_dump(planned.parameters, allow_unicode=True, sort_keys=False))
+    for file in (".outcome.json", ".stop"):
+        this.path(file).unlink(missing_ok=True)
+    begun, environment = time.monotonic(), dict.fromkeys(THREAD_VARIABLES, str(threads or _threads_here()))
+    with (
+        open(this.path("log.txt"), "wb") as log,
+        tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True) as temporary,
+        subprocess.Popen(
+            [sys.executable, "-m", "nbutils.pipeline.worker", str(this.folder)], start_new_session=True,
+            stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
+            env=os.environ | environment | {"TMPDIR": temporary},  # a killed kernel leaves files there
+        ) as worker,
+    ):  # fmt: skip
+        outcome.peak_memory, reason = _watch(worker, this.folder, planned.timeout or timeout, memory)
+    outcome.seconds = round(time.monotonic() - begun, 1)
+    _settle(outcome, this.folder, worker.returncode, reason)
+    if storage:
+        try:
+            publish(this.folder, storage)
+            outcome.storage = storage
+        except Exception as error:
+            outcome.status = "failed"
+            outcome.error = f"Its results could not be copied to {storage}: {type(error).__name__}: {error}"
+    outcome.finished = now()
+    return outcome
+
+
+def _watch(
+    worker: subprocess.Popen, folder: Path, timeout: float | None, memory: float | None
+) -> tuple[int | None, str | None]:
+    """Wait for a process, end it with all that it started, and return its peak memory and why it had to be ended."""
+    import psutil
+
+    watched, begun, peak, reason = psutil.Process(worker.pid), time.monotonic(), 0, None
+    while reason is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.wait(1)
+            break
+        held = 0
+        for process in _tree(watched):
+            with contextlib.suppress(psutil.Error):
+                held += process.memory_info().rss
+        peak = max(peak, held)
+        if timeout and time.monotonic() - begun > timeout:
+            reason = f"It took longer than its time limit of {timeout:g} s."
+        elif memory and held > memory * GIBIBYTE:
+            reason = f"It held {held / GIBIBYTE:.1f} GiB of memory; the limit for a run is {memory:.1f} GiB."
+        elif (folder / ".stop").exists():
+            reason = "It was stopped."
+    for process in _tree(watched):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    return peak or None, reason
+
+
+def _settle(outcome: Outcome, folder: Path, status: int, reason: str | None) -> None:
+    """Fill in how a run ended, from what its process left behind."""
+    for partial in folder.glob(".*.partial.ipynb"):
+        partial.replace(folder / partial.name.removeprefix(".").replace(".partial", ""))
+    said = {}
+    with contextlib.suppress(OSError, ValueError):
+        said = json.loads((folder / ".outcome.json").read_text(encoding="utf-8"))
+    for file in (".outcome.json", ".progress", ".stop"):
+        (folder / file).unlink(missing_ok=True)
+    if said.get("status") == "done":
+        outcome.status = "done"
+        return
+    outcome.status = "failed"
+    step = said.get("failed_step") or stage(folder)[0]
+    if said or reason:
+        outcome.error = said["error"] if said else reason
+    elif status < 0:
+        outcome.error = f"Its process was killed by {signal_name(-status)} (by hand, or for want of memory)."
+    else:
+        last = [line for line in (folder / "log.txt").read_text("utf-8", "replace").splitlines() if line.strip()]
+        outcome.error = f"Its process ended with status {status}: {last[-1] if last else 'no message'}"
+    if step and (folder / f"{step}.ipynb").exists():
+        outcome.notebook = f"{folder.name}/{step}.ipynb"
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's name, also of a real-time signal, which has none of its own in Python."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def stage(folder: Path) -> tuple[str, str]:
+    """Return the notebook that a run's log names last, and the cell it is at, as "3/12"; both may be empty."""
+    try:
+        log = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "", ""
+    steps = re.findall(r"(?m)^\[\d+/\d+\] (\w+)$", log)
+    step = steps[-1] if steps else ""
+    cells = re.findall(r"(?m)^ +cell (\d+/\d+) ", log.rpartition(f"] {step}\n")[2])
+    return step, cells[-1] if cells else ""
+
+
+def _tree(process) -> list:
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return [*process.children(recursive=True), process]
+    return []
+
+
+def cores() -> int:
+    """Return the cores that this process may use: of the machine, its affinity and its container's limit the least."""
+    from joblib import cpu_count
+
+    return cpu_count()
+
+
+def memory_gib() -> float:
+    """Return the memory that this process may use, in GiB: the machine's, or less in a container."""
+    import psutil
+
+    limits = [psutil.virtual_memory().total]
+    for file in CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no such file; "max"
+            limits.append(int(Path(file).read_text()))
+    return min(limits) / GIBIBYTE
+
+
+def _threads_here() -> int:
+    """Return the cores for one of the tasks of this Dask worker."""
+    try:
+        from distributed import get_worker
+
+        return max(1, cores() // get_worker().state.nthreads)
+    except (ImportError, ValueError):
+        return cores()
+
+
+def publish(folder: Path, address: str) -> list[str]:
+    """Copy a run's notebooks, record, tables and report to an address that papermill can write to.
+
+    Args:
+        folder: the run's.
+        address: s3://, gs://, abfs://, adl://, hdfs:// or a folder; the run's name is added.
+
+    Returns:
+        The addresses written.
+    """
+    from papermill.iorw import papermill_io
+
+    written = []
+    for pattern in ("*.ipynb", "*.json", "*.yaml", "*.html", "results/*.csv", "results/*.json"):
+        for file in sorted(folder.glob(pattern)):
+            target = f"{address.rstrip('/')}/{folder.name}/{file.relative_to(folder).as_posix()}"
+            if "://" not in address:
+                Path(target).parent.mkdir(parents=True, exist_ok=True)
+            papermill_io.write(file.read_text(encoding="utf-8"), target, extensions=[])
+            written.append(target)
+    return written
+
+
+def main(folder: Path) -> int:
+    """Be the process of one run: execute it, leave `.outcome.json`, and end with the process that started this one."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.modules["rfc3987_syntax"] = None  # papermill needs jsonschema, whose optional check of addresses takes a second
+    parameters = read_profile(folder / "parameters.yaml")
+    try:
+        result = run(folder.name, parameters, outputs=folder.parent, wait=600, say=lambda line: print(line, flush=True))
+        said = {"status": result.status, "error": result.error, "failed_step": result.failed_step}
+    except UserError as error:
+        said = {"status": "failed", "error": str(error), "failed_step": None}
+    write_atomic(folder / ".outcome.json", json.dumps(said))
+    return 0 if said["status"] == "done" else 1
+
+
+def _end_with_parent() -> None:
+    """Wait until the other end of standard input is closed, which the death of the parent does, and end everything."""
+    import psutil
+
+    while os.read(0, 1):
+        pass
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    if Path(os.environ.get("TMPDIR", "")).name.startswith(TEMPORARY):
+        shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,94 @@
+"""The wheel, installed without the checkout: `nbutils` finds its notebooks, profiles and data in what it brought along."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from short_chain import two_texts
+
+pytestmark = pytest.mark.slow
+BROUGHT = (
+    "notebooks/01_build_corpus.ipynb", "notebooks/06_use_the_model.ipynb", "notebooks/profiles/offline.yaml",
+    "data/general_knowledge.jsonl", "data/sample/norvane_2024.pdf", "data/sample/gold_questions.csv",
+)  # fmt: skip
+
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "NBUTILS_OUTPUTS")}
+
+
+def call(*command: object, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT)
+
+
+@pytest.fixture(scope="module")
+def installed(project, tmp_path_factory) -> Path:
+    """A Python with the wheel in a virtual environment that sees this one's other packages, and not the checkout."""
+    folder = tmp_path_factory.mktemp("install")
+    for part in ("nbutils", "notebooks", "data"):
+        shutil.copytree(
+            project / part, folder / "project" / part, ignore=shutil.ignore_patterns("downloads", "__pycache__")
+        )
+    for part in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(project / part, folder / "project")
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    wheel = call(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, folder / "project", cwd=folder)
+    assert wheel.returncode == 0, wheel.stderr
+    venv.create(folder / "venv", with_pip=False)
+    python = folder / "venv" / "bin" / "python"
+    done = call(*pip, "--python", python, "install", "--no-deps", next(folder.glob("nbutils-*.whl")), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    others = next((folder / "venv").glob("lib/python*/site-packages")) / "others.pth"
+    others.write_text("".join(f"{path}\n" for path in sys.path if path.endswith("site-packages")))
+    shutil.rmtree(folder / "project")
+    kernel = call(python, "-m", "ipykernel", "install", "--prefix", folder / "venv", cwd=folder)  # as pip does with it
+    assert kernel.returncode == 0, kernel.stderr
+    templates = Path("share", "jupyter", "nbconvert")  # as pip does with nbconvert
+    (folder / "venv" / templates).symlink_to(sys.prefix / templates)
+    return python
+
+
+def test_an_installed_nbutils_brings_what_it_needs(installed, tmp_path, project):
+    shared = installed.parents[1] / "share" / "nbutils"
+    assert [file for file in BROUGHT if not (shared / file).is_file()] == []
+    code = (
+        "import nbutils; from nbutils import core; print(nbutils.__file__, core.project_folder(), core.outputs_root())"
+    )
+    package, found, outputs = call(installed, "-c", code, cwd=tmp_path).stdout.split()
+    assert str(project) not in package
+    assert (Path(found), Path(outputs)) == (shared, tmp_path / "outputs")
+    listed = call(installed.with_name("nbutils"), "params", cwd=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    assert "04_evaluate_models" in listed.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_installed_nbutils_runs_the_chain_in_an_empty_folder(installed, tmp_path):
+    estimate = call(installed.with_name("nbutils"), "estimate", cwd=tmp_path)  # of the sample reports
+    assert estimate.returncode == 0, estimate.stderr
+    two_texts(tmp_path)
+    files = [
+        "-p",
+        "TRAIN_FILES",
+        "train.txt",
+        "-p",
+        "VAL_FILES",
+        "val.txt",
+        "-p",
+        "CHUNK_SIZE",
+        "64",
+        "-p",
+        "CHUNK_OVERLAP",
+        "8",
+    ]
+    done = call(
+        installed.with_name("nbutils"), "run", "--profile", "offline", *files, "-p", "EPOCHS", "1", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
+    run = tmp_path / "outputs" / "tutorial"
+    assert (run / "report.html").is_file()
+    assert all(step["finished"] for step in json.loads((run / "run.json").read_text())["steps"].values())
