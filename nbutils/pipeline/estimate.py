@@ -32,7 +32,8 @@ def estimate(
 
     from nbutils.corpus.chunks import load_corpus
     from nbutils.corpus.split import split_corpus
-    from nbutils.questions.generate import estimate_questions, prompt_by_name
+    from nbutils.questions.generate import estimate_questions
+    from nbutils.questions.prompts import prompt_by_name
 
     value = with_defaults(check_parameters({**read_profile(profile), **(parameters or {})}))
     run = Run(name)
