@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import re
+import uuid
 from typing import TYPE_CHECKING
 
 from nbutils.core import UserError, content_hash
@@ -128,6 +129,7 @@ _NOT_THE_MODEL = re.compile(
     r"|pydantic_program_mode|query_wrapper_prompt",
     re.IGNORECASE,
 )
+_THIS_PROCESS = uuid.uuid4().hex
 
 
 def llm_signature(llm: "LLM") -> str:
@@ -148,7 +150,7 @@ def llm_signature(llm: "LLM") -> str:
         private = getattr(llm, "__pydantic_private__", None) or {}
         settings |= {name: value for name, value in private.items() if isinstance(value, str | int | float)}
     functions = [value for cls in own for value in vars(cls).values() if inspect.isfunction(value)]
-    written = content_hash(*(_code(function.__code__) for function in functions))
+    written = content_hash(*(_code(function) for function in functions))
     name = [type(llm).__module__, type(llm).__qualname__, model_name(llm), written]
     return json.dumps([*name, _plain(settings)], sort_keys=True, ensure_ascii=False)
 
@@ -169,10 +171,13 @@ def _is_default(value, field) -> bool:
         return False
 
 
-def _code(code) -> str:
+def _code(function) -> str:
     """Return what a function does, in a form that is the same in every process."""
+    code = getattr(function, "__code__", function)
     constants = [_code(each) if hasattr(each, "co_code") else repr(each) for each in code.co_consts]
-    return f"{code.co_code.hex()} {code.co_names} {constants}"
+    around = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    around = [value for value in around if isinstance(value, str | int | float | bool | tuple)]
+    return f"{code.co_code.hex()} {code.co_names} {constants} {around}"
 
 
 def _plain(value):
@@ -186,5 +191,5 @@ def _plain(value):
     if hasattr(value, "model_dump"):
         return [type(value).__qualname__, _plain(dict(value))]
     if inspect.isfunction(value):
-        return _code(value.__code__)
-    return re.sub(r"[\w.]*\bapi_key=[^,)]*", "", repr(value))
+        return _code(value)
+    return re.sub(r"0x[0-9a-f]+", lambda address: f"{address[0]} in {_THIS_PROCESS}", repr(value))
