@@ -156,7 +156,6 @@ def brings_back(
         ranking = bm25_search(questions, texts, ids, first)
     else:
         from nbutils.models.names import load_model
-        from nbutils.models.search import vector_search
         from nbutils.models.vectors import encode
 
         encoder = load_model(model)

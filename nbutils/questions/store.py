@@ -4,7 +4,6 @@ import contextlib
 import os
 import socket
 import sqlite3
-import time
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator
@@ -184,11 +183,12 @@ def _writable(value):
 
 
 def _process(number: int | str) -> str:
-    """Return the name of a process that no other process has, dead or alive; of one that is not there, a wrong one."""
-    try:
-        return f"{socket.gethostname()}/{number}/{psutil.Process(int(number)).create_time()}"
-    except psutil.Error:
-        return f"{socket.gethostname()}/{number}/ended at {time.time()}"
+    """Return the name of a process on this machine that no other ever has; of one that has ended, a name of nobody."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(int(number))
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return f"{socket.gethostname()}/{number}/{process.create_time()}"
+    return "nobody"
 
 
 def _network_file_system(path: Path) -> str:
