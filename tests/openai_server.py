@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Fault:
-    """How one call goes wrong: an HTTP status, a dropped connection, a late reply, or a reply of one's own."""
+    """How one call goes wrong: an HTTP status, a dropped connection, a late reply, a text or a whole body of one's own."""
 
     status: int = 200
     message: str = "told to fail"
@@ -26,6 +26,7 @@ class Fault:
     delay: float = 0.0
     text: str | None = None
     finish_reason: str = "stop"
+    raw: dict | None = None
 
 
 def default_reply(prompt: str) -> str:
@@ -43,6 +44,7 @@ class OpenAIServer:
         delay: seconds a reply takes.
         fault: called with (number of the call, prompt), returns a `Fault` or None.
         usage: whether replies carry token counts.
+        fault_of_body: called with what a client sent, returns a `Fault` or None.
     """
 
     def __init__(
@@ -50,10 +52,11 @@ class OpenAIServer:
         delay: float = 0.0,
         fault: Callable[[int, str], Fault | None] | None = None,
         usage: bool = True,
+        fault_of_body: Callable[[dict], Fault | None] = lambda body: None,
         port: int = 0,
     ):
         self.delay, self.fault, self.usage = delay, fault or (lambda call, prompt: None), usage
-        self.calls, self.answered, self.times = 0, Counter(), []
+        self.calls, self.answered, self.times, self.bodies = 0, Counter(), [], []
         self.most_at_once, self._now, self._lock = 0, 0, threading.Lock()
         owner = self
 
@@ -72,11 +75,12 @@ class OpenAIServer:
                 with owner._lock:
                     owner.calls += 1
                     owner.times.append(time.monotonic())
+                    owner.bodies.append(body)
                     number = owner.calls
                     owner._now += 1
                     owner.most_at_once = max(owner.most_at_once, owner._now)
                 try:
-                    self.reply(owner.fault(number, prompt) or Fault(), prompt, body)
+                    self.reply(owner.fault(number, prompt) or fault_of_body(body) or Fault(), prompt, body)
                 finally:
                     with owner._lock:
                         owner._now -= 1
@@ -91,6 +95,9 @@ class OpenAIServer:
                 if fault.status != 200:
                     error = {"message": fault.message, "type": "test", "code": fault.code}
                     self.send_json(fault.status, {"error": error}, fault.headers)
+                    return
+                if fault.raw is not None:
+                    self.send_json(200, fault.raw)
                     return
                 text = default_reply(prompt) if fault.text is None else fault.text
                 choice = {

@@ -1,4 +1,4 @@
-"""From a name to a model: LLMs that write questions and models that embed texts."""
+"""From a name to an embedding model, and the prompts of well-known families."""
 
 import functools
 import hashlib
@@ -13,7 +13,6 @@ from nbutils.core import UserError, first_line
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
-    from llama_index.core.llms import LLM
     from sentence_transformers import SentenceTransformer
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
@@ -188,13 +187,13 @@ def resolve_embed_model(name: "str | Path | BaseEmbedding", *, trust_remote_code
         return name
     provider, _, model = str(name).partition(":")
     if provider == "openai":
-        _need("llama_index.embeddings.openai", "openai", name)
-        _need_key("OPENAI_API_KEY", name)
+        need_package("llama_index.embeddings.openai", "openai", name)
+        need_key("OPENAI_API_KEY", name)
         from llama_index.embeddings.openai import OpenAIEmbedding
 
         return OpenAIEmbedding(model=model, embed_batch_size=100, num_workers=8)
     if provider == "ollama":
-        _need("llama_index.embeddings.ollama", "ollama", name)
+        need_package("llama_index.embeddings.ollama", "ollama", name)
         from llama_index.embeddings.ollama import OllamaEmbedding
 
         return OllamaEmbedding(model_name=model)
@@ -221,54 +220,8 @@ def as_llama_index(model: "SentenceTransformer", name: str) -> "BaseEmbedding":
     return Loaded()
 
 
-def has_key(name: str) -> bool:
-    """Whether the key that `name` needs is set; True for names that need none."""
-    return not re.match("openai:.", name) or bool(os.environ.get("OPENAI_API_KEY"))
-
-
-def resolve_llm(name: "str | LLM", *, seed: int = 0, timeout: float = 60.0) -> "LLM":
-    """Return a LlamaIndex LLM for a name; an LLM passes through.
-
-    Args:
-        name: `offline`, `openai:MODEL`, `ollama:MODEL`, or `openai-like:MODEL@URL` for any server that speaks
-            the OpenAI protocol (vLLM, llama.cpp, LM Studio). Keys come from the environment only.
-        seed: for the offline question writer.
-        timeout: seconds to wait for one answer.
-
-    Raises:
-        UserError: an unknown provider, an object that is no LLM, or the package or key that it needs is missing.
-    """
-    if not isinstance(name, str):
-        if not callable(getattr(name, "complete", None)):
-            raise UserError(f"llm is {name!r}; give a LlamaIndex LLM, or a name such as 'offline' or 'openai:MODEL'.")
-        return name
-    provider, _, model = name.partition(":")
-    if name == "offline":
-        from nbutils.questions.offline import OfflineQuestionWriter
-
-        return OfflineQuestionWriter(seed=seed)
-    if provider == "openai" and model:
-        _need("llama_index.llms.openai", "openai", name)
-        _need_key("OPENAI_API_KEY", name)
-        from llama_index.llms.openai import OpenAI
-
-        return OpenAI(model=model, max_retries=0, timeout=timeout)
-    if provider == "ollama" and model:
-        _need("llama_index.llms.ollama", "ollama", name)
-        from llama_index.llms.ollama import Ollama
-
-        return Ollama(model=model, request_timeout=timeout)
-    if provider == "openai-like" and (server := re.fullmatch(r"(.+?)@(https?://.+)", model)):
-        _need("llama_index.llms.openai_like", "openai", name)
-        from llama_index.llms.openai_like import OpenAILike
-
-        model, url = server.groups()
-        key = os.environ.get("OPENAI_LIKE_API_KEY", "none")
-        return OpenAILike(model=model, api_base=url, api_key=key, is_chat_model=True, max_retries=0, timeout=timeout)
-    raise UserError(f"LLM is {name!r}; use 'offline', 'openai:MODEL', 'ollama:MODEL' or 'openai-like:MODEL@http://…'.")
-
-
-def _need(module: str, extra: str, name: str | Path) -> None:
+def need_package(module: str, extra: str, name: str | Path) -> None:
+    """Raise a UserError that says which extra to install where `name` needs a module that is missing."""
     try:
         found = importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
@@ -277,6 +230,7 @@ def _need(module: str, extra: str, name: str | Path) -> None:
         raise UserError(f"{name} needs an extra package: run `pip install -e '.[{extra}]'`.")
 
 
-def _need_key(variable: str, name: str | Path) -> None:
+def need_key(variable: str, name: str | Path) -> None:
+    """Raise a UserError where the environment lacks the key that `name` needs."""
     if not os.environ.get(variable):
         raise UserError(f"{name} needs a key: set the environment variable {variable}, or choose 'offline'.")

@@ -17,23 +17,21 @@ def estimate(
     """Return what the questions of a run would take, without asking anything.
 
     Args:
-        name: the run; answers that its journal holds already cost nothing.
+        name: the run; answers that its store holds already cost nothing.
         parameters: values by parameter name; they win over the profile's.
         profile: a name in notebooks/profiles or a YAML file.
 
     Returns:
-        A row for training, validation and their sum; columns as `nbutils.questions.generate.estimate_questions`
-        gives them.
+        The table of `nbutils.questions.generate.estimate_questions` for training and validation.
 
     Raises:
         UserError: a wrong parameter, or a file that cannot be read.
     """
-    import pandas as pd
-
     from nbutils.corpus.chunks import load_corpus
     from nbutils.corpus.split import split_corpus
     from nbutils.questions.generate import estimate_questions
     from nbutils.questions.prompts import prompt_by_name
+    from nbutils.questions.settings import Budget
 
     value = with_defaults(check_parameters({**read_profile(profile), **(parameters or {})}))
     run = Run(name)
@@ -44,23 +42,17 @@ def estimate(
     else:
         train, val = split_corpus(train, value["VALIDATION_SHARE"])
     prices = {"input": value["PRICE_INPUT"], "output": value["PRICE_OUTPUT"]}
-    options = dict(
-        qa_generate_prompt_tmpl=prompt_by_name(value["PROMPT"]),
-        num_questions_per_chunk=value["QUESTIONS_PER_CHUNK"],
+    return estimate_questions(
+        {"training": train, "validation": val},
+        value["LLM"],
+        prompt_by_name(value["PROMPT"]),
+        value["QUESTIONS_PER_CHUNK"],
+        output_path=run.folder / "train_dataset.json",
         concurrency=value["CONCURRENCY"],
-        journal_path=run.folder / "questions.jsonl",
-        cache=run.cache,
+        shared=run.cache,
         filters=value["FILTERS"],
         language=value["LANGUAGE"] or None,
-        budget_calls=value["BUDGET_CALLS"] or None,
-        budget_tokens=value["BUDGET_TOKENS"] or None,
+        budget=Budget(value["BUDGET_CALLS"], value["BUDGET_TOKENS"]),
         prices=prices if any(prices.values()) else None,
         seed=value["SEED"],
     )
-    rows = {
-        which: estimate_questions(nodes, value["LLM"], **options)
-        for which, nodes in (("training", train), ("validation", val))
-    }
-    table = pd.DataFrame(rows).T
-    table.loc["both"] = table.sum(min_count=2)
-    return table

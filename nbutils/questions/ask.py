@@ -11,21 +11,54 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from nbutils.core import UserError, progress
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+
+from nbutils.core import UserError, first_line, progress
+from nbutils.models.llms import with_parameters, without_refused, without_retries
+from nbutils.questions.parse import without_thoughts
+from nbutils.questions.settings import QuestionSettings
+from nbutils.questions.store import Answer
 
 BACKOFF_SECONDS = (0.5, 30.0)  # the first wait and the longest
 LONGEST_RETRY_AFTER = 600.0
 BAD_REPLY_TRIES = 3  # an empty or cut-off reply tends to come back the same, and costs each time
-TRANSIENT_STATUS = {408, 409, 423, 425, 429}
-ONE_PROMPT_ONLY = {"content_filter", "content_policy_violation", "context_length_exceeded", "string_above_max_length"}
-_TOO_LONG = re.compile(r"context (?:length|size|window)|prompt is too long|too many (?:input )?tokens", re.IGNORECASE)
+QUOTA = ("insufficient_quota", "billing_hard_limit_reached")
+_TOO_LONG = re.compile(
+    r"context (?:length|size|window)|prompt is too long|too many (?:input )?tokens"
+    r"|context_length_exceeded|string_above_max_length",
+    re.IGNORECASE,
+)
+_FILTERED = re.compile(
+    r"content[ _-]?(?:filter|polic|management|exists risk|moderat)|data_inspection|inappropriate|moderation|flagged"
+    r"|prohibited[ _]content|usage polic|\bunsafe\b|\bsafety\b|sensitive content|敏感|不安全",
+    re.IGNORECASE,
+)
+_SECRETS = re.compile(
+    r"\b(?:sk|pk|rk|key|gsk|xai|nvapi|pplx)-[\w*-]{6,}|\b(?:hf|gsk|r8|ghp|gho|github_pat|xoxb)_?[\w-]{16,}"
+    r"|\bAIza[\w-]{10,}|\bAKIA\w{12,}|(?<=Bearer )\S+|(?<=key=)[^&\s\"']+|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)",
+    re.IGNORECASE,
+)
+JSON_REPLY = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "questions",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"questions": {"type": "array", "items": {"type": "string"}}},
+            "required": ["questions"],
+            "additionalProperties": False,
+        },
+    },
+}
 
 
 class GenerationError(UserError, RuntimeError):
-    """Asking stopped before its end; what was answered is in the journal, and running again continues there."""
+    """Asking stopped before its end; what was answered is in the store, and running again continues there."""
 
 
 @dataclass
@@ -38,92 +71,66 @@ class Request:
     tokens_out: int = 0
 
 
-@dataclass
-class Answer:
-    """What came of one request: `reply`, or `error` (the reason) where it failed for good."""
+@dataclass(eq=False)
+class Fault(Exception):
+    """Why a call brought no reply, and what to do about it.
 
-    key: str
-    reply: str = ""
-    error: str = ""
-    truncated: bool = False
-    calls: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    estimated: bool = False
-    seconds: float = 0.0
+    Attributes:
+        kind: "wait" (a rate limit), "again" (transient), "reply" (a bad reply; again, a few times), "anew" (with other
+            parameters, at once), "drop" or "skip" (this prompt only, for good or until the next run), "stop" (no use in
+            going on), or "budget".
+        retry_after: seconds that the server asks to wait.
+    """
 
-
-@dataclass
-class Budget:
-    """What may be spent, and what has been."""
-
-    calls: int | None = None
-    tokens: int | None = None
-    used_calls: int = 0
-    used_tokens: int = 0
-    reserved_tokens: int = 0
-
-    def reserve(self, tokens: int) -> bool:
-        """Set aside one call of about `tokens` tokens; False where the budget does not allow it."""
-        planned = self.used_tokens + self.reserved_tokens + tokens
-        if (self.calls is not None and self.used_calls >= self.calls) or (
-            self.tokens is not None and planned > self.tokens
-        ):
-            return False
-        self.used_calls += 1
-        self.reserved_tokens += tokens
-        return True
-
-    def settle(self, reserved: int, used: int) -> None:
-        """Replace a reservation by what the call really used."""
-        self.reserved_tokens -= reserved
-        self.used_tokens += used
-
-
-@dataclass
-class _Fault:
     reason: str
-    kind: str  # "wait" (rate limit), "again" (transient), "skip" (this prompt only), "stop" (no use in going on)
+    kind: str
     retry_after: float | None = None
 
 
 @dataclass
+class _Tries:
+    """How often one request failed; a refusal by rate is no failure while other requests get through."""
+
+    successes: int
+    failures: int = 0
+    refusals: int = 0
+    bad_replies: int = 0
+
+    @property
+    def most(self) -> int:
+        return max(self.failures, self.refusals)
+
+
 class Asker:
     """Asks requests of one LLM and hands each answer on as it comes.
 
     Args:
         llm: a LlamaIndex LLM; one that can only be called synchronously is called in threads.
+        settings: concurrency, retries, time-outs, budget. The first call goes alone, so that a wrong key costs one call.
         on_answer: called with each `Answer`, from one thread, as soon as it is there.
-        concurrency: calls at a time. The first call goes alone, so that a wrong key costs one call.
-        retry_limit: tries a request before it has failed.
-        timeout: seconds to wait for one reply.
-        stop_after: requests that failed in a row before asking stops.
-        fail_fast: stop at the first failed request.
-        budget: calls and tokens that may be spent.
         count_tokens: estimates the tokens of a text, where the server does not say.
         empty_is_answer: an empty reply means that there is nothing to ask, not that something went wrong.
-        seed: for the jitter of the waits.
     """
 
-    llm: object
-    on_answer: Callable[[Answer], None]
-    concurrency: int = 8
-    retry_limit: int = 7
-    timeout: float = 120.0
-    stop_after: int = 5
-    fail_fast: bool = False
-    budget: Budget = field(default_factory=Budget)
-    count_tokens: Callable[[str], int] = lambda text: len(text) // 4
-    empty_is_answer: bool = False
-    seed: int = 0
-    out_of_budget: bool = False
-    tokens: int = 0
-    calls: int = 0
-    note: str = ""
-    _successes: int = 0
-    _failed_in_row: int = 0
-    _not_before: float = 0.0
-    _understated: float = 1.0  # the most tokens a call has used, as a multiple of its estimate
+    def __init__(
+        self,
+        llm,
+        settings: QuestionSettings,
+        on_answer: Callable[[Answer], None],
+        count_tokens: Callable[[str], int] = lambda text: len(text) // 4,
+        empty_is_answer: bool = False,
+    ):
+        self.llm = without_retries(llm)
+        if settings.structured:
+            self.llm = with_parameters(self.llm, response_format=JSON_REPLY) or self.llm
+        self.settings, self.on_answer = settings, on_answer
+        self.count_tokens, self.empty_is_answer = count_tokens, empty_is_answer
+        self.out_of_budget = False
+        self._random = random.Random(settings.seed)
+        self._tokens, self._note, self._finished = 0, "", 0
+        self._successes = self._failed_in_row = 0
+        self._not_before = 0.0  # what a server says to one call goes for all
+        self._understated = 1.0  # the most tokens a call has used, as a multiple of its estimate
 
     def run(self, requests: list[Request], on_tick: Callable[[], None] = lambda: None, verbose: bool = True) -> None:
         """Ask everything and return when it is answered, failed, or out of budget.
@@ -140,139 +147,157 @@ class Asker:
         """
         if not requests:
             return
-        self._random = random.Random(self.seed)
-        self._finished, self._ended = 0, threading.Event()
-        future = asyncio.run_coroutine_threadsafe(self._ask_all(requests), _loop(os.getpid()))
-        shown = 0
+        ended, start, shown = threading.Event(), self._finished, 0
+        future = asyncio.run_coroutine_threadsafe(self._ask_all(requests, ended), _loop(os.getpid()))
         with progress(total=len(requests), desc="Asking", unit="chunk", disable=not verbose) as bar:
             try:
                 while not future.done():
                     with contextlib.suppress(TimeoutError):
                         future.result(timeout=0.1)
-                    bar.update(self._finished - shown)
-                    shown = self._finished
-                    bar.set_postfix_str(f"{self.tokens:,} tokens{self.note}", refresh=False)
+                    bar.update(self._finished - start - shown)
+                    shown = self._finished - start
+                    bar.set_postfix_str(f"{self._tokens:,} tokens{self._note}", refresh=False)
                     on_tick()
             except BaseException:
                 future.cancel()
-                self._ended.wait(5)
+                ended.wait(5)
                 raise
         future.result()
 
-    async def _ask_all(self, requests: list[Request]) -> None:
+    async def _ask_all(self, requests: list[Request], ended: threading.Event) -> None:
+        room = asyncio.Semaphore(self.settings.concurrency)
+        self._threads = asyncio.Semaphore(self.settings.concurrency)
+
+        async def in_turn(request: Request) -> None:
+            async with room:
+                if not self.out_of_budget:
+                    await self._ask(request)
+
+        tasks: list[asyncio.Task] = []
         try:
-            await self._ask_in_turn(iter(requests), min(self.concurrency, len(requests)))
+            await in_turn(requests[0])
+            tasks = [asyncio.ensure_future(in_turn(request)) for request in requests[1:]]
+            await asyncio.gather(*tasks)
         finally:
-            self._ended.set()
-
-    async def _ask_in_turn(self, waiting: Iterator[Request], concurrency: int) -> None:
-
-        async def worker() -> None:
-            for request in waiting:
-                if self.out_of_budget or not await self._ask(request):
-                    return
-
-        first = next(waiting)
-        if not await self._ask(first):
-            return
-        workers = [asyncio.ensure_future(worker()) for _ in range(concurrency)]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for task in workers:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+            ended.set()
 
-    async def _ask(self, request: Request) -> bool:
-        """Ask one request until it is answered or has failed; False when the budget ends."""
-        answer = Answer(request.key)
-        failures, refusals, bad_replies = 0, 0, 0
-        successes = self._successes
-        while True:
-            await self._gate()
-            reserved = math.ceil((request.tokens + request.tokens_out) * self._understated)
-            if not self.budget.reserve(reserved):
-                self.out_of_budget = True
-                if answer.calls:
-                    self._hand_on(answer, "the budget ended while it was retried")
-                return False
-            answer.calls += 1
-            self.calls += 1
-            started = time.monotonic()
-            used = 0
-            try:
-                reply = await asyncio.wait_for(self._call(request), self.timeout)
-                used = self._count(answer, request, reply)
-                self._understated = max(self._understated, used / max(request.tokens + request.tokens_out, 1))
-                text = str(getattr(reply, "text", reply) or "")
-                truncated = _finish_reason(reply) in ("length", "max_tokens")
-                fault, last = None, bad_replies + 1 >= min(BAD_REPLY_TRIES, self.retry_limit)
-                if not text.strip() and not self.empty_is_answer:
-                    reason = "the reply was cut off at once" if truncated else "the reply was empty"
-                    fault = _Fault(reason, "skip" if last else "again")
-                elif truncated and not last:
-                    fault = _Fault("the reply was cut off", "again")
-                bad_replies += fault is not None
-            except TimeoutError:
-                fault = _Fault(f"no reply within {self.timeout:g} s", "again")
-            except Exception as error:
-                fault = classify(error)
-            finally:
-                self.budget.settle(reserved, used)
-            if fault is None:
-                answer.reply, answer.truncated, answer.seconds = text, truncated, time.monotonic() - started
-                self._successes += 1
-                self._failed_in_row = 0
-                self.note = ""
-                self._hand_on(answer)
-                return True
-            if fault.kind == "stop":
-                raise GenerationError(f"The LLM refused: {fault.reason}")
-            if fault.kind == "skip":
-                return self._give_up(answer, fault.reason)
-            if fault.kind == "wait":  # a refused call costs nothing, and while others get through it is no failure
-                answer.calls -= 1
-                self.budget.used_calls -= 1
-                refusals = 1 if self._successes > successes else refusals + 1
-                successes = self._successes
-            else:
-                failures += 1
-            self.note = f", retrying: {fault.reason[:60]}"
-            if max(failures, refusals) >= self.retry_limit:
-                return self._give_up(answer, fault.reason)
-            await self._back_off(fault, max(failures, refusals))
+    async def _ask(self, request: Request) -> None:
+        """Ask one request until it is answered or has failed."""
+        answer, tries = Answer(request.key), _Tries(self._successes)
+        try:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception(lambda error: getattr(error, "kind", "") in ("wait", "again", "reply", "anew")),
+                wait=functools.partial(self._wait, tries),
+                stop=lambda state: tries.most >= self.settings.retry_limit,
+                reraise=True,
+            ):
+                with attempt:
+                    await self._try(request, answer, tries)
+        except Fault as fault:
+            self._give_up(answer, fault)
+        else:
+            self._successes += 1
+            self._failed_in_row = 0
+            self._note = ""
+            self._hand_on(answer)
 
-    async def _gate(self) -> None:
+    async def _try(self, request: Request, answer: Answer, tries: _Tries) -> None:
+        """Make one call and put its reply into the answer, or raise a Fault."""
         while (left := self._not_before - time.monotonic()) > 0:
             await asyncio.sleep(left + self._random.uniform(0, 0.25))
+        estimated, budget = request.tokens + request.tokens_out, self.settings.budget
+        reserved, used = math.ceil(estimated * self._understated), 0
+        if not budget.allows(reserved):
+            raise Fault("the budget ended while it was retried", "budget")
+        budget.spend(1, reserved)
+        answer.calls += 1
+        started, llm = time.monotonic(), self.llm
+        try:
+            reply = await asyncio.wait_for(self._call(llm, request.prompt), self.settings.timeout)
+            used = self._count(answer, request, reply)
+            self._understated = max(self._understated, used / max(estimated, 1))
+            self._read(answer, reply, tries)
+            answer.seconds = round(time.monotonic() - started, 3)
+        except TimeoutError:
+            raise Fault(f"no reply within {self.settings.timeout:g} s", "again") from None
+        except Fault:
+            raise
+        except Exception as error:
+            fault = classify(error)
+            if fault.kind == "stop" and (changed := without_refused(llm, fault.reason)):
+                self.llm, fault.kind = changed, "anew"
+            if fault.kind in ("wait", "anew"):  # costs nothing
+                answer.calls -= 1
+                budget.spend(-1, 0)
+            raise fault from error
+        finally:
+            budget.spend(0, used - reserved)
 
-    async def _back_off(self, fault: _Fault, failures: int) -> None:
+    def _read(self, answer: Answer, reply, tries: _Tries) -> None:
+        """Take the text out of a reply; an empty or cut-off one is a fault until it has come too often."""
+        answer.reply, reason = without_thoughts(_text(reply)), _finish_reason(reply)
+        answer.truncated = reason in ("length", "max_tokens")
+        last = tries.bad_replies + 1 >= min(BAD_REPLY_TRIES, self.settings.retry_limit)
+        if _FILTERED.search(reason.replace("_", " ")):
+            raise Fault(f"content filter: {reason}", "drop")
+        if not answer.reply.strip() and not self.empty_is_answer:
+            cut = "the reply was cut off before it began" if answer.truncated else "the reply was empty"
+            raise Fault(cut, "skip" if last else "reply")
+        if answer.truncated and not last:
+            raise Fault("the reply was cut off", "reply")
+
+    def _wait(self, tries: _Tries, state: RetryCallState) -> float:
+        """Count a failed try and return how long this request waits; what a server says to one call goes for all."""
+        fault: Fault = state.outcome.exception()
+        self._note = f", retrying: {fault.reason[:60]}"
+        if fault.kind == "anew":
+            return 0
+        if fault.kind == "wait":
+            tries.refusals = 1 if self._successes > tries.successes else tries.refusals + 1
+            tries.successes = self._successes
+        else:
+            tries.failures += 1
+            tries.bad_replies += fault.kind == "reply"
         if (fault.retry_after or 0) > LONGEST_RETRY_AFTER:
             raise GenerationError(
                 f"The server asks to wait {fault.retry_after / 60:.0f} minutes ({fault.reason}). "
                 "Run again later to continue."
             )
         first, longest = BACKOFF_SECONDS
-        delay = fault.retry_after or min(first * 2 ** (failures - 1), longest) * self._random.uniform(0.5, 1.0)
-        if fault.retry_after or fault.kind == "wait":  # what the server says to one call goes for all
-            self._not_before = max(self._not_before, time.monotonic() + delay)
+        backoff = min(first * 2 ** (tries.most - 1), longest) * self._random.uniform(0.5, 1.0)
+        if fault.retry_after or fault.kind == "wait":
+            self._not_before = max(self._not_before, time.monotonic() + (fault.retry_after or backoff))
+            return 0
+        return backoff
+
+    def _give_up(self, answer: Answer, fault: Fault) -> None:
+        answer.reply = ""
+        if fault.kind == "budget":
+            self.out_of_budget = True
+            if not answer.calls:
+                return
+        if fault.kind == "stop":
+            raise GenerationError(f"The LLM refused: {fault.reason}")
+        if fault.kind == "drop":
+            answer.dropped = fault.reason
         else:
-            await asyncio.sleep(delay)
-
-    def _give_up(self, answer: Answer, reason: str) -> bool:
-        self._hand_on(answer, reason)
+            answer.error = fault.reason
+        self._hand_on(answer)
+        if fault.kind in ("budget", "drop"):
+            return
         self._failed_in_row += 1
-        if self.fail_fast:
-            raise GenerationError(f"A chunk failed after {answer.calls} calls: {reason}. Run again to continue.")
-        if self._failed_in_row >= self.stop_after:
+        if self.settings.on_failure == "fail":
+            raise GenerationError(f"A chunk failed after {answer.calls} calls: {fault.reason}. Run again to continue.")
+        if self._failed_in_row >= self.settings.stop_after:
             raise GenerationError(
-                f"Stopped: {self._failed_in_row} chunks in a row failed, the last with: {reason}. "
-                "What was answered is in the journal; run again to continue."
+                f"Stopped: {self._failed_in_row} chunks in a row failed, the last with: {fault.reason}. "
+                "What was answered is kept; run again to continue."
             )
-        return True
 
-    def _hand_on(self, answer: Answer, error: str = "") -> None:
-        answer.error = error
+    def _hand_on(self, answer: Answer) -> None:
         self.on_answer(answer)
         self._finished += 1
 
@@ -281,17 +306,17 @@ class Asker:
         if tokens_in is None or tokens_out is None:
             answer.estimated = True
             tokens_in = request.tokens or self.count_tokens(request.prompt)
-            tokens_out = self.count_tokens(str(getattr(reply, "text", reply) or ""))
+            tokens_out = self.count_tokens(_text(reply))
         answer.tokens_in += tokens_in
         answer.tokens_out += tokens_out
-        self.tokens += tokens_in + tokens_out
+        self._tokens += tokens_in + tokens_out
         return tokens_in + tokens_out
 
-    async def _call(self, request: Request):
-        llm = self.llm
+    async def _call(self, llm, prompt: str):
         if _is_async(llm):
-            return await llm.acomplete(request.prompt)
-        return await _in_thread(lambda: llm.complete(request.prompt))
+            return await llm.acomplete(prompt)
+        await self._threads.acquire()  # a thread that hangs keeps its place, so that never more are at work than allowed
+        return await _in_thread(lambda: llm.complete(prompt), self._threads.release)
 
 
 @functools.cache
@@ -302,11 +327,13 @@ def _loop(process: int) -> asyncio.AbstractEventLoop:
     return loop
 
 
-async def _in_thread(function: Callable):
+async def _in_thread(function: Callable, when_done: Callable[[], None]):
     """Await a blocking call in a daemon thread, so that one that hangs holds up neither the others nor the exit."""
-    loop, result = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    result = loop.create_future()
 
     def settle(method: Callable, value) -> None:
+        when_done()
         if not result.done():
             method(value)
 
@@ -321,20 +348,6 @@ async def _in_thread(function: Callable):
     return await result
 
 
-def without_retries(llm):
-    """Return a copy of an LLM whose client does not retry by itself, where that can be told; else the LLM.
-
-    Retries are counted, spaced and budgeted here; a client's own would multiply them unseen.
-    """
-    if not isinstance(getattr(llm, "max_retries", None), int) or not hasattr(llm, "model_copy"):
-        return llm
-    quiet = llm.model_copy(update={"max_retries": 0})
-    client = getattr(quiet, "_aclient", None)
-    if hasattr(client, "with_options"):
-        quiet._aclient = client.with_options(max_retries=0)
-    return quiet
-
-
 def _is_async(llm) -> bool:
     from llama_index.core.llms import CustomLLM
 
@@ -342,15 +355,21 @@ def _is_async(llm) -> bool:
     return method is not None and inspect.unwrap(method) is not inspect.unwrap(CustomLLM.acomplete)
 
 
+# -- what a reply or an error says ---------------------------------------------------------------------------------
+
+
 def _get(thing, name: str):
     return thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)
+
+
+def _text(reply) -> str:
+    return str(getattr(reply, "text", reply) or "")
 
 
 def _usage(reply) -> tuple[int | None, int | None]:
     """Return the tokens in and out that the server reported, or None."""
     raw = getattr(reply, "raw", None)
-    extra = getattr(reply, "additional_kwargs", None) or {}
-    for source in (_get(raw, "usage"), raw, _get(raw, "usage_metadata"), extra):
+    for source in (_get(raw, "usage"), _get(raw, "usage_metadata"), raw, getattr(reply, "additional_kwargs", None)):
         counts = [
             next((value for name in names if isinstance(value := _get(source, name), int)), None)
             for names in (
@@ -367,32 +386,62 @@ def _finish_reason(reply) -> str:
     raw = getattr(reply, "raw", None)
     choices = _get(raw, "choices")
     source = choices[0] if isinstance(choices, list) and choices else raw
+    if error := _get(source, "error"):  # OpenRouter puts a provider's error into the choice
+        raise _server_fault(error, 200)
     for name in ("finish_reason", "done_reason", "stop_reason"):
         if isinstance(value := _get(source, name), str):
             return value.lower()
     return ""
 
 
-def classify(error: Exception) -> _Fault:
-    """Tell from an exception of any client library whether to wait, try again, skip the prompt, or stop."""
-    chain = _causes(error)
+def classify(error: Exception) -> Fault:
+    """Tell from an exception of any client library whether to wait, try again, drop the prompt, or stop."""
+    if isinstance(error, Fault):
+        return error
     if isinstance(error, UserError | ImportError | NotImplementedError) or "Unknown model" in str(error):
-        return _Fault(_first_line(error), "stop")
+        return Fault(_line(error), "stop")
+    chain = _causes(error)
     status, source = next(((code, cause) for cause in chain if isinstance(code := _status(cause), int)), (None, error))
-    if status is None:
-        deepest = next((cause for cause in reversed(chain) if str(cause).strip()), error)
-        reason = _first_line(error)
-        if deepest is not error and _first_line(deepest) not in reason:
-            reason = f"{reason} ({_first_line(deepest)})"
-        return _Fault(reason, "again")
-    reason, code = _server_reason(source, status)
-    if code in ONE_PROMPT_ONLY or status == 413 or (status == 400 and _TOO_LONG.search(reason)):
-        return _Fault(reason, "skip")
-    if status == 429 and code not in ("insufficient_quota", "billing_hard_limit_reached"):
-        return _Fault(reason, "wait", _retry_after(source))
-    if status in TRANSIENT_STATUS - {429} or (status >= 500 and status != 501):
-        return _Fault(reason, "again", _retry_after(source))
-    return _Fault(reason, "stop")
+    if status is not None:
+        body = getattr(source, "body", None)
+        told = body.get("error", body) if isinstance(body, dict) else None
+        return _server_fault(told or _line(source), status, _retry_after(source))
+    if told := next(filter(None, map(_told_within, chain)), None):
+        return _server_fault(told, 200)
+    deepest = next((cause for cause in reversed(chain) if str(cause).strip()), error)
+    reason = _line(error)
+    return Fault(reason if _line(deepest) in reason else f"{reason} ({_line(deepest)})", "again")
+
+
+def _server_fault(told, status: int, retry_after: float | None = None) -> Fault:
+    """Judge what a server says: its error object or message, and the HTTP status it came with."""
+    message = str(_get(told, "message") or told)
+    code = _get(told, "code") or _get(told, "type") or ""
+    if isinstance(code, int) and code >= 300:
+        status = code
+    message = redact(message)[:300]
+    reason = message if str(status) in message or status == 200 else f"{status} {message}"
+    words = f"{code} {message}"
+    if status in (200, 400, 403, 413, 422, 451, 500) and _FILTERED.search(words):
+        return Fault(f"content filter: {reason}", "drop")
+    if status == 413 or (status in (200, 400, 500) and _TOO_LONG.search(words)):
+        return Fault(reason, "skip")
+    if status == 429 and code not in QUOTA:
+        return Fault(reason, "wait", retry_after)
+    if status in (408, 409, 423, 425) or (status >= 500 and status != 501):
+        return Fault(reason, "again", retry_after)
+    return Fault(reason, "stop")
+
+
+def _told_within(error: BaseException):
+    """Return the error that a server put into a reply of status 200, over which the client then stumbled."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for value in frame.f_locals.values():
+            if hasattr(value, "choices") or isinstance(value, dict):
+                told = _get(value, "error")
+                if _get(value, "choices") is None and told and isinstance(told, str | dict):
+                    return told
+    return None
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -414,33 +463,26 @@ def _status(error: BaseException) -> int | None:
     return None
 
 
-def _server_reason(error: BaseException, status: int) -> tuple[str, str]:
-    body = getattr(error, "body", None)
-    inner = body.get("error", body) if isinstance(body, dict) else None
-    inner = inner if isinstance(inner, dict) else {}
-    text = _redact(str(inner.get("message") or _first_line(error)))
-    reason = text if str(status) in text else f"{status} {text}"
-    return reason, str(inner.get("code") or inner.get("type") or "")
-
-
 def _retry_after(error: BaseException) -> float | None:
     headers = getattr(getattr(error, "response", None), "headers", None) or getattr(error, "headers", None) or {}
     with contextlib.suppress(TypeError, ValueError, AttributeError):
         return max(float(headers.get("retry-after-ms")) / 1000, 0.0)
     value = headers.get("retry-after") if hasattr(headers, "get") else None
-    if value is None:
-        return None
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(TypeError, ValueError):
         return max(float(value), 0.0)
     with contextlib.suppress(TypeError, ValueError):
         return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
     return None
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return _redact(text.splitlines()[0][:300]) if text else type(error).__name__
+def _line(error: BaseException) -> str:
+    return redact(first_line(error))[:300]
 
 
-def _redact(text: str) -> str:
-    return re.sub(r"\b(?:sk|pk|key)-[\w*-]{6,}|(?<=Bearer )\S+", "[key]", " ".join(text.split()))
+def redact(text: str) -> str:
+    """Return a text in one line without what looks like a key, and without the values of keys in the environment."""
+    text = _SECRETS.sub("[key]", " ".join(text.split()))
+    for name, value in os.environ.items():
+        if len(value) > 7 and re.search(r"KEY|TOKEN|SECRET|PASSWORD", name):
+            text = text.replace(value, "[key]")
+    return text

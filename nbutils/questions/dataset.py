@@ -2,8 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PrivateAttr, ValidationError
 
 from nbutils.core import UserError, write_atomic
 
@@ -25,6 +26,19 @@ class EmbeddingQAFinetuneDataset(BaseModel):
     corpus: dict[str, str]
     relevant_docs: dict[str, list[str] | dict[str, float]]
     mode: str = "text"
+    _account: Any = PrivateAttr(None)
+
+    @property
+    def account(self) -> Any:
+        """What was asked, kept, dropped and spent (a `generate.Account`) where the questions were generated just now."""
+        return self._account
+
+    @account.setter
+    def account(self, account: Any) -> None:
+        self._account = account
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EmbeddingQAFinetuneDataset) and self.model_dump() == other.model_dump()
 
     @property
     def query_docid_pairs(self) -> list[tuple[str, list[str]]]:

@@ -5,45 +5,10 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
-from nbutils.core import UserError
+from nbutils.models.search import bm25_search, vector_search
+from nbutils.questions.settings import Filters
 
-
-@dataclass(frozen=True)
-class Filters:
-    """The switches. `Filters(near_duplicates=0, prose=False, …)` turns single ones off, `None` in their place all.
-
-    Args:
-        prose: do not ask about contents pages, signature pages and lists of exhibits.
-        bare_tables: ask about chunks that are little but a table.
-        min_words, max_words: a question's length in words (in characters halved where a script has no spaces).
-        self_contained: drop questions that point to a text the reader cannot see ("the table above").
-        near_duplicates: drop a question that shares at least this part of its words with an earlier one
-            (Jaccard, 0 to 1); questions that differ in a number are never duplicates. 0 turns it off.
-        round_trip: keep a question only if it brings its own chunk back within the first so many. 0 turns it off.
-        round_trip_model: what brings chunks back: "bm25", or the name of an embedding model.
-    """
-
-    prose: bool = True
-    bare_tables: bool = True
-    min_words: int = 2
-    max_words: int = 60
-    self_contained: bool = True
-    near_duplicates: float = 0.85
-    round_trip: int = 0
-    round_trip_model: str = "bm25"
-
-    def __post_init__(self):
-        if not 0 <= self.near_duplicates <= 1:
-            raise UserError(f"near_duplicates is {self.near_duplicates}; set it between 0 (off) and 1.")
-        if self.round_trip < 0:
-            raise UserError(f"round_trip is {self.round_trip}; set it to 0 (off) or more.")
-        if self.min_words > self.max_words:
-            raise UserError(f"min_words ({self.min_words}) is above max_words ({self.max_words}).")
-
-
-NO_FILTERS = Filters(prose=False, min_words=0, max_words=10**9, self_contained=False, near_duplicates=0)
 
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:[.,][^\W_]+)*")
@@ -62,44 +27,25 @@ def words(text: str) -> list[str]:
     return pairs
 
 
-def is_too_short_or_long(question: str, least: int, most: int) -> bool:
-    """Whether a question has fewer than `least` or more than `most` words."""
-    return not least <= len(words(question)) <= most
-
-
+# A question points away where it names the text it was written from. A word such as "above" does so only at the end of a
+# phrase ("as stated above?"), never before an amount ("above $1 million", "stated below cost").
+_HERE = r"(?:passage|excerpt|snippet|extract|paragraph|text|context|chunk|document|section|table|chart|list|information)s?"
+_END = r"(?=\s*(?:[?,.;:)]|$))"
 _POINTS_AWAY = re.compile(
-    r"""
-      \b(?:according\ to|based\ (?:up)?on|(?:stated|described|mentioned|shown|outlined|noted|discussed)\ (?:in|by)
-          |in|context\ of|from|within|by|per|given|using|with|throughout)
-        \s+(?:the|this|that|these)\s+(?:(?:given|provided|above|following|preceding|same|attached|whole|entire)\s+)*
-        (?:context(?!\ of\b)|passage|excerpt|snippet|paragraph|extract|text(?!\ (?:of|messag))|chunk|source\ text
-          |tables?\ (?:above|below|provided|shown)
-          |(?:\w+\s+)?(?:information|data|details|content|material)\ (?:provided|given|above)(?!\ (?:by|in|to|under)\b))\b
-    | \b(?:according\ to|based\ on|stated\ in|described\ in|mentioned\ in|discussed\ in|outlined\ in|provided\ in)
-        \s+(?:the|this)\s+(?:document|section|list|table|page|information|statement)\b(?!\s+(?:of|on|for|between|dated)\b)
-    | \b(?:the|this)\s+(?:given|provided|above|preceding|aforementioned|following)\s+
-        (?:context|passage|excerpt|text|document|information|table|list|paragraph|section|data|content|chart|figure
-          |schedule)s?\b
-    | \bcontext\ (?:information|provided|given)\b
-    | \bthis\ (?:passage|excerpt|paragraph|snippet|extract|chunk|table)\b
-    | \b(?:does|of|from)\ the\ document\b
-    | \bin\ this\ (?:document|context|text|section)\b
-    | \b(?:table|chart|figure|list|section|paragraph|passage|text|information|statement|data)s?\ (?:above|below)\b
+    rf"""
+      \b(?:this|the\ (?:given|provided|above|preceding|following|aforementioned))\s+(?:\w+\s+)?{_HERE}\b
+        (?!\s+(?:of|message))
+    | \b(?:in|from|by|to|per|of|does)\ the\ (?:(?:passage|excerpt|snippet|paragraph|context)\b(?!\s+of\b)
+        |(?:text|document|chunk){_END})
+    | \b(?:according\ to|based\ (?:up)?on)\ the\ {_HERE}\b(?!\s+(?:of|on|for|between|dated)\b)
+    | \b(?:the|which|given)\ (?:\w+\s+)?{_HERE}\s+(?:above|below|(?:provided|given){_END})(?!\s+[$€£\d])
+    | \bcontext\ information\b | \b(?:information|data|details)\ (?:provided|given|above|below){_END}
     | \b(?:above|below)[-\ ]mentioned\b
-    | \b(?:mentioned|described|listed|shown|stated|discussed)\ (?:above|below|here)\b
-    | \bas\ a\ (?:teacher|professor|student)\b | \b(?:teacher|professor)\ or\ (?:teacher|professor)\b
-    | \b(?:laut|gemäß|nach|im|in|aus)\s+(?:dem\ |der\ |diesem\ )?(?:obigen|obiger|vorliegenden|gegebenen)\s+\w+
-    | \b(?:laut|gemäß)\s+(?:dem|diesem)\s+(?:text|kontext|abschnitt|auszug|dokument)\b
-    | \bin\ diesem\ (?:text|abschnitt|auszug)\b | \boben\ (?:genannt|erwähnt|beschrieben)
-    | \b(?:selon|d['’]après|dans)\s+(?:le|ce|cet|cette)\s+(?:texte|passage|extrait|contexte|document)\b
-    | \bci-des(?:sus|sous)\b
-    | \b(?:según|de\ acuerdo\ con|en)\s+(?:el|este)\s+(?:texto|pasaje|fragmento|contexto|documento|párrafo)\b
-    | \b(?:secondo\ (?:il|questo)|in\ questo|nel)\s+(?:testo|brano|passaggio|documento)\b
-    | \b(?:segundo\ o|de\ acordo\ com\ o|neste|no)\s+(?:texto|trecho|documento)\b
-    | \b(?:volgens|in)\s+(?:de|deze|dit|het)\s+(?:tekst|passage|fragment|document|bovenstaande)\b
-    | (?:согласно|в)\s+(?:этому|этом|данному|данном|приведенн\w+)\s+(?:тексту?|отрывк\w+|контекст\w+|документ\w+)
-    | 根据(?:上文|本文|以上|上述|文中|给定|该段) | (?:上述|以上)(?:文本|段落|表格|内容)
-    | (?:この|上記の)(?:文章|文書|表|段落|テキスト|文脈) | 위(?:의)?\s?(?:글|표|문단|본문)
+    | \b(?:mentioned|described|listed|shown|stated|discussed)\ (?:above|below|here){_END}
+    | \bas\ a\ (?:teacher|professor|student)\b
+    | \b(?:laut|gemäß|selon|d['’]après|dans|según|en|secondo|segundo|volgens|in|согласно|в)\s(?:\w+\s)?
+        (?:vorliegenden\ \w+|te(?:x|ks)t[eo]?|testo|тексту?|отрывк\w+|kontext|contexte|contexto)\b{_END}
+    | \boben\ (?:genannt|erwähnt|beschrieben) | 根据(?:上文|本文|文中) | この(?:文章|文書|表|段落)
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -174,11 +120,6 @@ def junk_kind(text: str) -> str:
     return ""
 
 
-def is_prose(text: str) -> bool:
-    """Whether a chunk says something in sentences, as against a contents page, signatures, exhibits or a bare table."""
-    return not junk_kind(text) and not is_bare_table(text)
-
-
 def is_bare_table(text: str) -> bool:
     """Whether a chunk is little but figures: two words in five are numbers."""
     tokens = _WORD.findall(text)
@@ -210,22 +151,17 @@ def brings_back(
     """
     if not questions:
         return []
-    ids = list(corpus)
-    first = min(first, len(ids))
+    ids, texts = list(corpus), list(corpus.values())
     if model == "bm25":
-        import bm25s
-
-        index = bm25s.BM25()
-        index.index([words(text) or [""] for text in corpus.values()], show_progress=False)
-        found, _ = index.retrieve([words(question) or [""] for question in questions], k=first, show_progress=False)
+        ranking = bm25_search(questions, texts, ids, first)
     else:
         from nbutils.models.names import load_model
-        from nbutils.models.search import vector_search
         from nbutils.models.vectors import encode
 
         encoder = load_model(model)
-        found = vector_search(encode(encoder, questions, "query"), encode(encoder, corpus.values()), ids, first).index
-    return [chunk_id in {ids[int(row)] for row in rows} for chunk_id, rows in zip(chunk_ids, found, strict=True)]
+        ranking = vector_search(encode(encoder, questions, "query"), encode(encoder, texts), ids, first)
+    found = [{ids[i] for i in row if i >= 0} for row in ranking.index.tolist()]
+    return [chunk_id in ids_found for chunk_id, ids_found in zip(chunk_ids, found, strict=True)]
 
 
 def drop_reasons(questions: list[tuple[str, str]], corpus: dict[str, str], filters: Filters) -> list[str]:
@@ -238,27 +174,22 @@ def drop_reasons(questions: list[tuple[str, str]], corpus: dict[str, str], filte
     """
     reasons = [""] * len(questions)
 
-    def drop(name: str, fails: Callable[[list[int]], Iterable[int]]) -> None:
-        for index in list(fails([index for index, reason in enumerate(reasons) if not reason])):
-            reasons[index] = name
+    def drop(name: str, fails: Callable[[list[str]], Iterable[int]]) -> None:
+        left = [index for index, reason in enumerate(reasons) if not reason]
+        for position in list(fails([questions[index][1] for index in left])):
+            reasons[left[position]] = name
 
-    def texts(indices: list[int]) -> list[str]:
-        return [questions[index][1] for index in indices]
+    def lost(texts: list[str]) -> list[int]:
+        own = [chunk_id for (chunk_id, _), reason in zip(questions, reasons, strict=True) if not reason]
+        back = brings_back(texts, own, corpus, filters.round_trip, filters.round_trip_model)
+        return [position for position, found in enumerate(back) if not found]
 
-    drop(
-        "length",
-        lambda left: [i for i in left if is_too_short_or_long(questions[i][1], filters.min_words, filters.max_words)],
-    )
+    least, most = filters.min_words, filters.max_words
+    drop("length", lambda texts: [i for i, text in enumerate(texts) if not least <= len(words(text)) <= most])
     if filters.self_contained:
-        drop("not self-contained", lambda left: [i for i in left if points_away(questions[i][1])])
+        drop("not self-contained", lambda texts: [i for i, text in enumerate(texts) if points_away(text)])
     if filters.near_duplicates:
-        drop("near-duplicate", lambda left: [left[i] for i in near_duplicates(texts(left), filters.near_duplicates)])
+        drop("near-duplicate", lambda texts: near_duplicates(texts, filters.near_duplicates))
     if filters.round_trip:
-
-        def lost(left: list[int]) -> list[int]:
-            own = [questions[index][0] for index in left]
-            back = brings_back(texts(left), own, corpus, filters.round_trip, filters.round_trip_model)
-            return [index for index, found in zip(left, back, strict=True) if not found]
-
         drop("round trip", lost)
     return reasons

@@ -1,90 +1,201 @@
-"""Answers that all runs share: a question that one run has asked, or is asking, is not asked by another."""
+"""The answers of an LLM in one SQLite table, so that nothing is asked, or paid for, twice."""
 
 import contextlib
-import json
 import os
+import socket
 import sqlite3
+import uuid
+import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+import psutil
+from tenacity import retry, retry_if_exception_message, stop_after_delay, wait_random
 
 from nbutils.core import UserError
 
-try:
-    import fcntl
-except ImportError:  # Windows: two runs that ask the same at the same time both ask
-    fcntl = None
+_NETWORK = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "fuse.sshfs", "glusterfs", "davfs")
 
 
-class SharedAnswers:
-    """Answers by the key of their question, kept in `answers.sqlite`.
+@dataclass
+class Answer:
+    """What came of one request.
 
-    A process claims the questions that it is about to ask. A claim is a lock on the byte of `answers.lock` whose
-    offset is the question's key, so the operating system ends it with the process, however that ends.
-
-    Args:
-        folder: where both files lie; made where missing.
-
-    Raises:
-        UserError: the folder cannot be written.
+    Attributes:
+        reply: what the LLM wrote.
+        error: why there is no reply; asked again by the next run.
+        dropped: why there will be none (a provider's content filter); never asked again.
+        truncated: the reply was cut off.
+        calls, tokens_in, tokens_out: what it has cost, all tries included.
+        estimated: the server did not count its tokens.
+        seconds: how long the last call took.
     """
 
-    def __init__(self, folder: str | Path):
-        self.file = Path(folder) / "answers.sqlite"
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            self._locks = os.open(self.file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
-            with closing(self._connect()) as connection, connection:
-                connection.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT)")
-        except (OSError, sqlite3.Error) as error:
-            raise UserError(f"Cannot use the shared answers {self.file} ({error}). Delete that file.") from error
+    key: str
+    model: str = ""
+    reply: str = ""
+    error: str = ""
+    dropped: str = ""
+    truncated: bool = False
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    estimated: bool = False
+    seconds: float = 0.0
 
-    def read(self, keys: Iterable[str]) -> dict[str, dict]:
-        """Return the answers there are."""
+
+_COLUMNS = [field.name for field in fields(Answer)]
+_SUMMED = ("calls", "tokens_in", "tokens_out")
+_ADD = (
+    f"INSERT INTO answers ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)}) "
+    "ON CONFLICT (key) DO UPDATE SET "
+    + ", ".join(
+        f"{name} = {f'{name} + ' if name in _SUMMED else ''}excluded.{name}" for name in _COLUMNS if name != "key"
+    )
+)
+
+
+class AnswerStore:
+    """A table of answers by the key of their request, written one by one; any number of processes may use it at once.
+
+    What was written before a SIGKILL is kept, and a power cut loses at most the last moments. SQLite must not be
+    written by several machines over a network file system: one machine at a time, or a file for each.
+
+    Args:
+        path: the file; made, with its folder, where missing. ":memory:" keeps nothing.
+        optional: an error is one warning, and from then on nothing is kept; else it is raised.
+
+    Raises:
+        UserError: the file cannot be used.
+    """
+
+    def __init__(self, path: str | Path, *, optional: bool = False):
+        self.path, self.optional = path, optional
+        self._connection: sqlite3.Connection | None = None
+        self._owner = f"{_process(os.getpid())}/{uuid.uuid4().hex}"
+        with self._errors():
+            mode = "WAL"
+            if path != ":memory:":
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                if network := _network_file_system(Path(path)):
+                    mode = "DELETE"
+                    if not optional:
+                        warnings.warn(f"{path} is on {network}: let one machine at a time use it.", stacklevel=2)
+            self._connection = self._open(mode)
+
+    @retry(
+        retry=retry_if_exception_message(match=".*locked"),  # two processes that make the file at the same time
+        stop=stop_after_delay(30),
+        wait=wait_random(0.01, 0.1),
+        reraise=True,
+    )
+    def _open(self, mode: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+        connection.row_factory = sqlite3.Row
+        connection.execute(f"PRAGMA journal_mode = {mode}")
+        connection.execute(f"PRAGMA synchronous = {'NORMAL' if mode == 'WAL' else 'FULL'}")
+        connection.execute(f"CREATE TABLE IF NOT EXISTS answers ({', '.join(_COLUMNS)}, PRIMARY KEY (key))")
+        connection.execute("CREATE TABLE IF NOT EXISTS claims (key PRIMARY KEY, owner)")
+        return connection
+
+    @classmethod
+    def shared(cls, folder: str | Path) -> "AnswerStore":
+        """Open the answers that the runs of this machine share; each machine has a file of its own."""
+        return cls(Path(folder) / f"answers.{socket.gethostname()}.sqlite", optional=True)
+
+    def read(self, keys: Iterable[str]) -> dict[str, Answer]:
+        """Return the answers there are, failed ones included."""
         keys, found = list(keys), {}
-        with closing(self._connect()) as connection:
-            for start in range(0, len(keys), 500):
-                part = keys[start : start + 500]
-                marks = ",".join("?" * len(part))
-                rows = connection.execute(f"SELECT key, answer FROM answers WHERE key IN ({marks})", part)
-                found |= {key: json.loads(answer) for key, answer in rows}
+        for start in range(0, len(keys), 500):
+            part = keys[start : start + 500]
+            for row in self._execute(f"SELECT * FROM answers WHERE key IN ({','.join('?' * len(part))})", part):
+                answer = Answer(**dict(row))
+                answer.truncated, answer.estimated = bool(answer.truncated), bool(answer.estimated)
+                found[answer.key] = answer
         return found
 
-    def write(self, key: str, answer: dict) -> None:
-        """Keep an answer; one that cannot be kept is only not shared."""
-        with contextlib.suppress(sqlite3.Error), closing(self._connect()) as connection, connection:
-            connection.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, json.dumps(answer)))
+    def add(self, answer: Answer) -> None:
+        """Keep an answer before returning; what earlier tries of the same request cost is added to what it cost."""
+        self._execute(_ADD, {name: _writable(value) for name, value in asdict(answer).items()})
 
     @contextlib.contextmanager
     def claim(self, keys: Iterable[str]) -> Iterator[set[str]]:
-        """Yield those of `keys` that no other process has claimed; they are this process's until the block ends."""
-        mine = {key for key in keys if self._lock(key)}
+        """Yield those of `keys` that nobody else is asking; they are the caller's until the block ends, or the process."""
+        keys = list(keys)
+        self._execute("BEGIN IMMEDIATE")
+        for row in self._execute("SELECT DISTINCT owner FROM claims"):
+            if row["owner"].rpartition("/")[0] != _process(row["owner"].split("/")[1]):
+                self._execute("DELETE FROM claims WHERE owner = ?", row)
+        for key in keys:
+            self._execute("INSERT OR IGNORE INTO claims VALUES (?, ?)", (key, self._owner))
+        mine = {row["key"] for row in self._execute("SELECT key FROM claims WHERE owner = ?", (self._owner,))}
+        self._execute("COMMIT")
         try:
-            yield mine
+            yield mine if self._connection else set(keys)
         finally:
-            for key in mine:
-                if fcntl:
-                    fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, _offset(key))
+            self._execute("DELETE FROM claims WHERE owner = ?", (self._owner,))
 
     def close(self) -> None:
-        """Let go of the lock file, and with it of all claims."""
-        os.close(self._locks)
+        """Close the file."""
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
 
-    def _lock(self, key: str) -> bool:
+    def __enter__(self) -> "AnswerStore":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _execute(self, statement: str, values=()) -> list[sqlite3.Row]:
+        rows: list[sqlite3.Row] = []
+        with self._errors():
+            if self._connection is not None:
+                rows = self._connection.execute(statement, values).fetchall()
+        return rows
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
         try:
-            if fcntl:
-                fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset(key))
-        except (BlockingIOError, PermissionError):
-            return False
-        except OSError:  # a file system without locks
-            return True
-        return True
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.file, timeout=60)
-        connection.execute("PRAGMA synchronous = OFF")  # each run's own journal is what survives a power cut
-        return connection
+            yield
+        except (sqlite3.Error, OSError) as error:
+            if not self.optional:
+                raise UserError(
+                    f"Cannot use {self.path} as a store of answers: {error}. "
+                    "Choose another output_path or store, or free some space, and run again."
+                ) from error
+            warnings.warn(f"Answers are not shared with other runs: {self.path}: {error}.", stacklevel=4)
+            self.close()
+            self._connection = None
 
 
-def _offset(key: str) -> int:
-    return int(key[:15], 16)
+def read_answers(path: str | Path) -> dict[str, Answer]:
+    """Return all answers of a store by key; none where there is no such file."""
+    if not Path(path).is_file():
+        return {}
+    with AnswerStore(path) as store:
+        return store.read([row["key"] for row in store._execute("SELECT key FROM answers ORDER BY rowid")])
+
+
+def _writable(value):
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+def _process(number: int | str) -> str:
+    """Return the name of a process on this machine that no other ever has; of one that has ended, a name of nobody."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(int(number))
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return f"{socket.gethostname()}/{number}/{process.create_time()}"
+    return "nobody"
+
+
+def _network_file_system(path: Path) -> str:
+    """Return the type of the network file system that holds a path, or an empty string."""
+    path, best = path.absolute(), ("", "")
+    with contextlib.suppress(OSError, psutil.Error):
+        for partition in psutil.disk_partitions(all=True):
+            if path.is_relative_to(partition.mountpoint) and len(partition.mountpoint) >= len(best[0]):
+                best = (partition.mountpoint, partition.fstype)
+    return best[1] if best[1].lower().startswith(_NETWORK) else ""

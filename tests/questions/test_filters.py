@@ -8,12 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbutils.core import UserError
+from nbutils.questions.settings import Filters
 from nbutils.questions.filters import (
-    Filters,
     brings_back,
     drop_reasons,
     is_bare_table,
-    is_prose,
     junk_kind,
     near_duplicates,
     points_away,
@@ -71,6 +70,15 @@ def test_questions_that_lean_on_an_unseen_text(question):
         "Quels documents faut-il fournir ?",
         "revenue per active rider 2021",
         "passenger rights in the EU",
+        "Was inventory stated below cost?",
+        "Which figures above $1 million were reported?",
+        "Were the shares listed below par value?",
+        "Is the figure above $5 billion?",
+        "Which debts are shown below fair value?",
+        "How are assets described here in Norway taxed?",
+        "Was goodwill listed above the carrying amount?",
+        "What is in the document retention policy?",
+        "Which taxes apply to the information technology segment?",
     ],
 )
 def test_questions_that_stand_alone(question):
@@ -158,7 +166,6 @@ TABLE = "Balance sheet\n" + "\n".join(
 )
 def test_junk_is_told_by_its_kind(text, kind):
     assert junk_kind(text) == kind
-    assert not is_prose(text)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +182,6 @@ def test_junk_is_told_by_its_kind(text, kind):
 )
 def test_prose_stays(text):
     assert junk_kind(text) == ""
-    assert is_prose(text)
 
 
 def test_tables_are_asked_about_unless_told_otherwise():
@@ -208,7 +214,7 @@ def test_round_trip_by_bm25():
     questions = ["where can riders rent scooters", "deferred tax valuation allowance", "who elects the chair"]
     assert brings_back(questions, ["bikes", "tax", "board"], CORPUS, 1) == [True, True, True]
     assert brings_back(questions, ["tax", "tax", "bikes"], CORPUS, 1) == [False, True, False]
-    assert brings_back(questions, ["tax", "bikes", "bikes"], CORPUS, 99) == [True, True, True]
+    assert brings_back(questions, ["bikes", "tax", "tax"], CORPUS, 99) == [True, True, False]
     assert brings_back([], [], CORPUS, 3) == []
 
 

@@ -1,7 +1,6 @@
 """Replies of every shape, and the questions in them."""
 
 import json
-import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -118,7 +117,6 @@ Q1, Q2, Q3 = "What was Lyft's revenue in 2021?", "2023 revenue by segment", "How
         (f"{Q2}\n\nBoth queries are self-contained and in English.", [Q2]),
         (f"{Q2}\n\nI kept the queries short, as asked.", [Q2]),
         (f"{Q1}\n\nMöchten Sie weitere Fragen?", [Q1]),
-        (f"{Q1}\n\n希望这些问题对您有帮助。", [Q1]),
         (f"Hier sind zwei Fragen:\n1. {Q1}\n2. {Q2}", [Q1, Q2]),
         (f"Voici deux questions :\n{Q1}\n{Q2}", [Q1, Q2]),
         (f"以下是两个问题：\n{Q1}\n{Q2}", [Q1, Q2]),
@@ -203,6 +201,12 @@ def test_known_shapes(reply, expected):
         "Which of the following are questions of law?",
         "Do you need more than one licence?",
         'How to write {"a": 1} in YAML?',
+        "Note 12: what leases does Uber have?",
+        "Source: where does revenue come from?",
+        "Why: did costs rise?",
+        "Uber: how many drivers?",
+        "natural language search queries",
+        "Item 1A: which risks are named?",
     ],
 )
 def test_what_belongs_to_a_question_stays(question):
@@ -336,15 +340,6 @@ def test_any_text_is_survived(reply, limit):
     for question in found:
         assert question == " ".join(question.split())
         assert any(character.isalnum() for character in question)
-
-
-@pytest.mark.parametrize(
-    "text", ["*", "\n", "\n ", " ", '"', "[", "_", "- ", "1. ", '"a", ', "查询", '{"a": "b", ', "foo\n"]
-)
-def test_a_model_that_repeats_itself_costs_no_time(text):
-    started = time.perf_counter()
-    parse_questions("What is x?\n" + text * (20_000 // len(text)), 2)
-    assert time.perf_counter() - started < 2
 
 
 @settings(max_examples=200, deadline=None)

@@ -10,13 +10,13 @@ ASK = """
 import sys
 from llama_index.core.schema import TextNode
 from llama_index.llms.openai_like import OpenAILike
-from nbutils.questions.generate import generate_questions
+from nbutils.questions.generate import generate_qa_embedding_pairs
 url, cache, out, first, last = sys.argv[1:]
 llm = OpenAILike(model="m", api_base=url, api_key="none", is_chat_model=True, max_retries=0)
 nodes = [TextNode(id_=f"c{i}", text=f"Orchard number {i} yielded {i * 37} tonnes of apples in the harvest. " * 8)
          for i in range(int(first), int(last))]
-result = generate_questions(nodes, llm, output_path=out, cache=cache, concurrency=4, verbose=False)
-print(result.usage["calls"], len(result.dataset.queries))
+dataset = generate_qa_embedding_pairs(nodes, llm, output_path=out, shared=cache, concurrency=4, verbose=False)
+print(dataset.account.usage["calls"], len(dataset.queries))
 """
 
 
@@ -29,7 +29,7 @@ def test_runs_that_overlap_ask_each_question_once_even_when_one_is_killed(tmp_pa
 
         def ask(name, first, last):
             return subprocess.Popen(
-                [sys.executable, "-c", ASK, server.url, tmp_path / "cache", tmp_path / f"{name}.json", str(first), str(last)],
+                [sys.executable, "-c", ASK, server.url, tmp_path / "cache", tmp_path / name / "set.json", str(first), str(last)],
                 stdout=subprocess.PIPE, text=True,
             )  # fmt: skip
 

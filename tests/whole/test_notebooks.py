@@ -53,7 +53,7 @@ def test_the_chain_runs_continues_and_redoes_only_what_changed(texts, tmp_path):
     assert list(result.seconds) == [step.name for step in CHAIN]
     assert {"base", "fine-tuned"} <= set(result.metrics["system"])
     assert any("cell 1/" in line for line in said)
-    for made in ("run.json", "questions.jsonl", "report.html", "results/metrics.csv", "model/model.safetensors"):
+    for made in ("run.json", "report.html", "results/metrics.csv", "model/model.safetensors"):
         assert (result.folder / made).stat().st_size > 0, made
 
     again, said = chain(tmp_path, texts)
