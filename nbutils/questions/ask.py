@@ -189,7 +189,9 @@ class Asker:
         answer, tries = Answer(request.key), _Tries(self._successes)
         try:
             async for attempt in AsyncRetrying(
-                retry=retry_if_exception(lambda error: getattr(error, "kind", "") in ("wait", "again", "reply", "anew")),
+                retry=retry_if_exception(
+                    lambda error: getattr(error, "kind", "") in ("wait", "again", "reply", "anew")
+                ),
                 wait=functools.partial(self._wait, tries),
                 stop=lambda state: tries.most >= self.settings.retry_limit,
                 reraise=True,
@@ -315,7 +317,9 @@ class Asker:
     async def _call(self, llm, prompt: str):
         if _is_async(llm):
             return await llm.acomplete(prompt)
-        await self._threads.acquire()  # a thread that hangs keeps its place, so that never more are at work than allowed
+        await (
+            self._threads.acquire()
+        )  # a thread that hangs keeps its place, so that never more are at work than allowed
         return await _in_thread(lambda: llm.complete(prompt), self._threads.release)
 
 

@@ -142,7 +142,9 @@ def generate_qa_embedding_pairs(
     )  # fmt: skip
     output_path = Path(output_path)
     store_path = _store_path(output_path, settings)
-    plan = _plan(nodes, resolve_llm(llm, seed=settings.seed, timeout=settings.timeout), qa_generate_prompt_tmpl, settings)
+    plan = _plan(
+        nodes, resolve_llm(llm, seed=settings.seed, timeout=settings.timeout), qa_generate_prompt_tmpl, settings
+    )
     with ExitStack() as opened:
         learns = _learns(plan.llm)  # is asked anew each time, at no cost
         store = opened.enter_context(AnswerStore(":memory:" if learns else store_path))
@@ -153,14 +155,20 @@ def generate_qa_embedding_pairs(
             work.ask(verbose)
         except BaseException as error:
             problem = error
-        if problem is None and work.this_run and not any(answer for answer in work.answers.values() if not answer.error):
+        if (
+            problem is None
+            and work.this_run
+            and not any(answer for answer in work.answers.values() if not answer.error)
+        ):
             problem = GenerationError(f"No chunk was answered: {work.this_run[-1].error}. Run again to continue.")
         dataset = work.dataset()
     if problem is None or dataset.queries:
         dataset.save_json(output_path)
     if isinstance(problem, GenerationError):
         done = sum(row["status"] in ("kept", "dropped") for row in dataset.account.chunks)
-        raise GenerationError(f"{problem} ({done} of {len(plan.texts)} chunks are done; kept in {store_path})") from problem
+        raise GenerationError(
+            f"{problem} ({done} of {len(plan.texts)} chunks are done; kept in {store_path})"
+        ) from problem
     if problem is not None:
         raise problem
     if verbose:
@@ -229,7 +237,10 @@ class _Work:
 
     def _save_now_and_then(self) -> None:
         # a round trip reads the whole corpus each time, and what is not filtered is not shown
-        if len(self.this_run) - self._saved >= self.settings.save_every and not self.settings.applied_filters.round_trip:
+        if (
+            len(self.this_run) - self._saved >= self.settings.save_every
+            and not self.settings.applied_filters.round_trip
+        ):
             self._saved = len(self.this_run)
             self.dataset().save_json(self.output_path)
 
@@ -287,7 +298,9 @@ def estimate_questions(
     return table
 
 
-def _estimate(plan: _Plan, answers: dict[str, Answer], budget: Budget, settings, seconds_per_call: float | None) -> dict:
+def _estimate(
+    plan: _Plan, answers: dict[str, Answer], budget: Budget, settings, seconds_per_call: float | None
+) -> dict:
     if settings.shared and not _learns(plan.llm):
         with AnswerStore.shared(settings.shared) as shared:
             theirs = shared.read(plan.by_key).values()

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbutils.core import UserError
-from nbutils.questions.settings import Filters
 from nbutils.questions.filters import (
     brings_back,
     drop_reasons,
@@ -18,6 +17,7 @@ from nbutils.questions.filters import (
     points_away,
     words,
 )
+from nbutils.questions.settings import Filters
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,9 @@ def test_a_second_run_asks_nothing_and_writes_the_same_bytes(out):
         assert result.account.usage["this_run"]["calls"] == 0 and result.account.usage["calls"] == 6
         assert out.read_bytes() == first
         fresh = out.with_name("fresh.json")
-        generate_qa_embedding_pairs(make_nodes(6), llm, output_path=fresh, store=fresh.with_suffix(".db"), verbose=False)
+        generate_qa_embedding_pairs(
+            make_nodes(6), llm, output_path=fresh, store=fresh.with_suffix(".db"), verbose=False
+        )
         assert fresh.read_bytes() == first
 
 
@@ -523,7 +525,9 @@ def transient_faults(seed: int):
 @pytest.mark.parametrize("seed", range(3))
 def test_everything_transient_is_retried_and_nothing_is_lost(out, quick, seed):
     with serving(fault=transient_faults(seed)) as server:
-        result = generate_qa_embedding_pairs(make_nodes(40), make_llm(server.url), output_path=out, timeout=0.5, verbose=False)
+        result = generate_qa_embedding_pairs(
+            make_nodes(40), make_llm(server.url), output_path=out, timeout=0.5, verbose=False
+        )
         disturbed = server.calls
     assert disturbed > 45
     assert (result.account.report["status"] == "kept").all() and (result.account.report["kept"] == 2).all()
@@ -781,7 +785,9 @@ def test_structured_replies_are_asked_for_and_read(out):
 
 def test_reasoning_is_left_out_of_the_answer_and_counted(out):
     thoughts = "<think>\n1. What is the first thing to ask?\n2. And the second?\n</think>\n"
-    with serving(fault=lambda call, prompt: Fault(text=thoughts + "1. What did they pick?\n2. Who bought it?")) as server:
+    with serving(
+        fault=lambda call, prompt: Fault(text=thoughts + "1. What did they pick?\n2. Who bought it?")
+    ) as server:
         result = generate_qa_embedding_pairs(make_nodes(1), make_llm(server.url), output_path=out, verbose=False)
     assert list(result.queries.values()) == ["What did they pick?", "Who bought it?"]
     assert "think" not in next(iter(read_answers(store(out)).values())).reply
@@ -856,7 +862,9 @@ def test_a_hanging_synchronous_llm_is_given_up_on(out, quick):
                 time.sleep(5)
             return super().complete(prompt)
 
-    result = generate_qa_embedding_pairs(make_nodes(3), Hanging(), output_path=out, timeout=0.4, retry_limit=2, verbose=False)
+    result = generate_qa_embedding_pairs(
+        make_nodes(3), Hanging(), output_path=out, timeout=0.4, retry_limit=2, verbose=False
+    )
     assert result.account.report["status"].tolist() == ["kept", "failed", "kept"]
     assert result.account.report["reason"][1] == "no reply within 0.4 s"
 
@@ -896,7 +904,9 @@ def test_a_budget_of_calls_stops_cleanly_and_can_be_raised(out):
         generate_qa_embedding_pairs(make_nodes(30), llm, output_path=out, verbose=False)
         assert server.calls == 30
         whole = out.with_name("whole.json")
-        generate_qa_embedding_pairs(make_nodes(30), llm, output_path=whole, store=whole.with_suffix(".db"), verbose=False)
+        generate_qa_embedding_pairs(
+            make_nodes(30), llm, output_path=whole, store=whole.with_suffix(".db"), verbose=False
+        )
     assert out.read_bytes() == whole.read_bytes()
 
 
@@ -941,7 +951,9 @@ def test_one_budget_covers_several_sets_and_leaves_the_later_its_share(out):
 
 def test_retries_count_against_the_budget(out, quick):
     with serving(fault=lambda call, prompt: Fault(status=500) if call < 4 else None) as server:
-        generate_qa_embedding_pairs(make_nodes(9), make_llm(server.url), output_path=out, budget=Budget(5), verbose=False)
+        generate_qa_embedding_pairs(
+            make_nodes(9), make_llm(server.url), output_path=out, budget=Budget(5), verbose=False
+        )
         assert server.calls == 5
 
 
