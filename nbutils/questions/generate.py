@@ -11,10 +11,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from nbutils.core import UserError, content_hash
-from nbutils.models.llms import has_key, llm_signature, model_name, resolve_llm
 from nbutils.questions.ask import Asker, GenerationError, Request
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 from nbutils.questions.filters import drop_reasons, skip_reason
+from nbutils.questions.llms import has_key, llm_signature, model_name, resolve_llm
 from nbutils.questions.parse import parse_questions
 from nbutils.questions.prompts import DEFAULT_QA_GENERATE_PROMPT_TMPL, render_prompt
 from nbutils.questions.settings import Budget, Prices, QuestionSettings
@@ -115,7 +115,7 @@ def generate_qa_embedding_pairs(
 
     Args:
         nodes: the chunks, as LlamaIndex nodes.
-        llm: a LlamaIndex LLM, or a name that `nbutils.models.llms.resolve_llm` knows.
+        llm: a LlamaIndex LLM, or a name that `nbutils.questions.llms.resolve_llm` knows.
         qa_generate_prompt_tmpl: the prompt. `{context_str}` is the chunk, `{num_questions_per_chunk}` the number;
             `{question_styles}` and `{language}` may be used too.
         num_questions_per_chunk: questions to ask for.

@@ -19,11 +19,11 @@ from llama_index.core.schema import TextNode
 from openai_server import Fault, serving
 
 from nbutils.core import UserError
-from nbutils.models.llms import llm_signature
 from nbutils.questions import ask as asking
 from nbutils.questions.ask import GenerationError
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 from nbutils.questions.generate import estimate_questions, generate_qa_embedding_pairs
+from nbutils.questions.llms import llm_signature
 from nbutils.questions.prompts import (
     DEFAULT_QA_GENERATE_PROMPT_TMPL,
     EXAM_PROMPT_TMPL,
@@ -880,7 +880,7 @@ def test_synchronous_calls_that_timed_out_keep_their_place(out, quick):
             at_work.remove(prompt)
             return super().complete(prompt)
 
-    with pytest.raises(GenerationError, match="no reply within 0.2 s"):
+    with pytest.raises(GenerationError, match=r"no reply within 0\.2 s"):
         generate_qa_embedding_pairs(
             make_nodes(9), Hanging(), output_path=out, timeout=0.2, retry_limit=3, concurrency=2, verbose=False
         )
