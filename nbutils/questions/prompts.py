@@ -28,7 +28,7 @@ box, and that this passage answers better than any other:
 
 Each must make sense on its own: name the company, product, person, place or period it is about, and never speak of \
 "the passage", "the text" or "the table above". Prefer words that a searcher would think of to those of the passage.
-Write in {language}, one query a line, numbered, with nothing before or after.
+Write in {language}, one query per line, numbered, with nothing before or after.
 If nobody would search for what the passage holds (a table of contents, a page of signatures), write only NONE.
 """
 
@@ -41,7 +41,7 @@ Here is a section of a document.
 
 You teach this subject. From this section alone, without other knowledge, set {num_questions_per_chunk} questions for \
 a written exam. Let them cover different points of the section, and let the section hold the whole answer to each.
-Write in {language}, one question a line, numbered, with nothing before or after.
+Write in {language}, one question per line, numbered, with nothing before or after.
 """
 
 PROMPTS = {"search": DEFAULT_QA_GENERATE_PROMPT_TMPL, "exam": EXAM_PROMPT_TMPL}
