@@ -43,7 +43,13 @@ def test_resuming_from_any_step_ends_where_the_undisturbed_run_does(tiny, datase
 
 
 def test_a_run_that_had_stopped_early_is_not_trained_further(tiny, dataset, tmp_path):
-    options = OPTIONS | {"soft_labels": 1, "learning_rate": 0.9, "patience": 1, "save_checkpoints": True, "checkpoint_save_steps": 5}
+    options = OPTIONS | {
+        "soft_labels": 1,
+        "learning_rate": 0.9,
+        "patience": 1,
+        "save_checkpoints": True,
+        "checkpoint_save_steps": 5,
+    }
     runs = []
     for _ in range(2):
         engine = SentenceTransformersFinetuneEngine(
