@@ -35,8 +35,8 @@ from nbutils.models.names import DEFAULT_MODEL, load_model
 from nbutils.models.vectors import encode
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 from nbutils.questions.filters import drop_reasons, skip_reason
-from nbutils.questions.settings import NO_FILTERS, Filters
 from nbutils.questions.offline import OfflineQuestionWriter
+from nbutils.questions.settings import NO_FILTERS, Filters
 from nbutils.training.engine import LENGTH_THAT_PAYS, SentenceTransformersFinetuneEngine
 
 FILTERED = {

@@ -145,7 +145,11 @@ def llm_signature(llm: "LLM") -> str:
         settings = {name: getattr(llm, name, None) for name, field in fields.items()}
         settings = {name: value for name, value in settings.items() if not _is_default(value, fields[name])}
         settings |= getattr(llm, "__pydantic_extra__", None) or {}
-    own = [cls for cls in type(llm).__mro__ if not cls.__module__.startswith(("llama_index.", "pydantic.", "builtins", "abc"))]
+    own = [
+        cls
+        for cls in type(llm).__mro__
+        if not cls.__module__.startswith(("llama_index.", "pydantic.", "builtins", "abc"))
+    ]
     if own:  # not a class of LlamaIndex's: its own lines, and what it keeps to itself, count
         private = getattr(llm, "__pydantic_private__", None) or {}
         settings |= {name: value for name, value in private.items() if isinstance(value, str | int | float)}

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from nbutils.models.search import bm25_search, vector_search
 from nbutils.questions.settings import Filters
 
-
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:[.,][^\W_]+)*")
 
@@ -29,7 +28,9 @@ def words(text: str) -> list[str]:
 
 # A question points away where it names the text it was written from. A word such as "above" does so only at the end of a
 # phrase ("as stated above?"), never before an amount ("above $1 million", "stated below cost").
-_HERE = r"(?:passage|excerpt|snippet|extract|paragraph|text|context|chunk|document|section|table|chart|list|information)s?"
+_HERE = (
+    r"(?:passage|excerpt|snippet|extract|paragraph|text|context|chunk|document|section|table|chart|list|information)s?"
+)
 _END = r"(?=\s*(?:[?,.;:)]|$))"
 _POINTS_AWAY = re.compile(
     rf"""

@@ -43,7 +43,9 @@ _TAIL = r"(?:\*\*|__|\*|_)?\s*[:：]?\s*"
 _NUMBER = rf"{_LEAD}(?:nr\.?\s|no\.?\s|#)?[(\[]?(?P<n>\d{{1,2}})(?:\ufe0f?\u20e3|\\?[.)\]:：、．]{{1,2}}(?!\d)|\s[-–—](?=\s)){_TAIL}"
 _MARKS = [  # what begins the items of a list; `n` counts up, or is empty
     re.compile(_NUMBER, re.IGNORECASE),
-    re.compile(rf"{_LEAD}[(\[]?[^\W\d_]\w{{0,12}}\s?#?(?P<n>\d{{1,2}})(?:\s\([^)]*\))?(?:\*\*)?\s*(?:[:：.)\]]|[-–—]\s|$){_TAIL}"),
+    re.compile(
+        rf"{_LEAD}[(\[]?[^\W\d_]\w{{0,12}}\s?#?(?P<n>\d{{1,2}})(?:\s\([^)]*\))?(?:\*\*)?\s*(?:[:：.)\]]|[-–—]\s|$){_TAIL}"
+    ),
     re.compile(rf"{_LEAD}\(?(?P<n>[a-h])[.)](?=\s|\*|_){_TAIL}", re.IGNORECASE),
     re.compile(rf"{_LEAD}\(?(?P<n>i{{1,3}}|i?vi{{0,3}}|i?x)[.)](?=\s|\*|_){_TAIL}", re.IGNORECASE),
     re.compile(r"\s*(?P<n>[一二三四五六七八九十①-⑩])[、.．\s]\s*"),
@@ -53,7 +55,9 @@ _MARKS = [  # what begins the items of a list; `n` counts up, or is empty
 ]
 _LONE = (0, 6)  # the marks that count even where they mark a single line
 _ROMAN = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x")
-_LABEL = re.compile(rf"{_LEAD}(?P<head>[(\[]?[^\W\d_][^:：.?？!\n]{{0,110}}?[)\]]?)(?:\*\*|__|\*|_)?\s*(?:[:：]|\s[-–—](?=\s)|$)(?:\*\*|__|\*|_)?\s*")
+_LABEL = re.compile(
+    rf"{_LEAD}(?P<head>[(\[]?[^\W\d_][^:：.?？!\n]{{0,110}}?[)\]]?)(?:\*\*|__|\*|_)?\s*(?:[:：]|\s[-–—](?=\s)|$)(?:\*\*|__|\*|_)?\s*"
+)
 _TITLE = re.compile(r"\s*(?:#{1,6}\s|\*\*[^*]+\*\*\s*$)")
 _DETAIL = re.compile(r"\s*(?:[-*+•>–]\s+|\(?[a-hA-H][.)]\s)")
 
@@ -104,11 +108,13 @@ def _from_json(text: str) -> list[str] | None:
             found.append(value)
         except (ValueError, RecursionError):
             at = start.end()
-    if any(_strings(value) for value in found) or re.fullmatch(r"\s*[\[{].*[\]}]\s*", text, re.DOTALL) and found:
+    if any(_strings(value) for value in found) or (re.fullmatch(r"\s*[\[{].*[\]}]\s*", text, re.DOTALL) and found):
         return _without_numbers([string for value in found for string in _strings(value)])
     if re.match(r"\s*(?:\w+\s*=\s*)?[\[{]\s*[\"'{]", text):  # no JSON, but meant to be
         quote = "'" if re.match(r"\s*(?:\w+\s*=\s*)?\[\s*'", text) else '"'
-        found = re.findall(rf"{quote}(?!\s*[,:\]}}])((?:[^{quote}\\]|\\.|{quote}(?!\s*[,:\]}}]))+){quote}(?=\s*(?:[,\]}}]|\Z))", text)
+        found = re.findall(
+            rf"{quote}(?!\s*[,:\]}}])((?:[^{quote}\\]|\\.|{quote}(?!\s*[,:\]}}]))+){quote}(?=\s*(?:[,\]}}]|\Z))", text
+        )
         return _without_numbers(found)
     return None
 
@@ -157,13 +163,19 @@ def _from_lines(text: str) -> list[str]:
     text = head if head.strip() and not any(map(_asks, "\n".join(rest).split("\n"))) else text
     lines = [part.rstrip() for line in text.split("\n") for part in _split_inline(line)]
     found = [marked for kind in range(len(_MARKS)) if (marked := _marked(lines, kind))]
-    found += [labels] if len(labels := {i: rest for i, line in enumerate(lines) if (rest := _after_label(line)) is not None}) > 1 else []
+    found += (
+        [labels]
+        if len(labels := {i: rest for i, line in enumerate(lines) if (rest := _after_label(line)) is not None}) > 1
+        else []
+    )
     return _items(lines, min(found, key=lambda marked: (min(marked), -len(marked)))) if found else _plain_items(lines)
 
 
 def _split_inline(line: str) -> list[str]:
     """Break "1. First? 2. Second?" in two."""
-    starts = list(re.finditer(r"(?:^\s*|(?<=[?？؟.。!:;,|])\s+|(?<=[?？؟]))(?:Q(?=\d{1,2}[:.]))?(\d{1,2})[.):]\s+", line))
+    starts = list(
+        re.finditer(r"(?:^\s*|(?<=[?？؟.。!:;,|])\s+|(?<=[?？؟]))(?:Q(?=\d{1,2}[:.]))?(\d{1,2})[.):]\s+", line)
+    )
     if len(starts) < 2 or [int(start[1]) for start in starts] != list(range(1, len(starts) + 1)):
         return [line]
     bounds = [0, *(start.start() for start in starts), len(line)]
@@ -201,7 +213,11 @@ def _after_label(line: str) -> str | None:
     if not match or not line.strip():
         return None
     head = match["head"].strip("()[]*_ ").casefold()
-    is_label = head in QUESTION_STYLES or (len(head.split()) <= 5 and _KIND.search(head)) or "keywords" in head.split(",")[0][-9:]
+    is_label = (
+        head in QUESTION_STYLES
+        or (len(head.split()) <= 5 and _KIND.search(head))
+        or "keywords" in head.split(",")[0][-9:]
+    )
     bare = match.end() == len(line) and not re.search(r"[*_#:：)\]]|\d", line)  # words alone may be a search
     return line[match.end() :] if is_label and not bare else None
 
@@ -251,7 +267,9 @@ def _plain_items(lines: list[str]) -> list[str]:
         heading = filled[1:] and line == filled[0] and re.search(r"\bquestions (?:on|about|for|based)\b[^?]*$", plain)
         if not plain or heading or line in titles or _is_chatter(plain) or _NOT_A_QUESTION.match(plain.strip("*_ ")):
             joinable = False
-        elif joinable and _asks(plain) and items[-1][:1].isupper() and plain[:1].islower() and _is_cut(items[-1], plain):
+        elif (
+            joinable and _asks(plain) and items[-1][:1].isupper() and plain[:1].islower() and _is_cut(items[-1], plain)
+        ):
             items[-1] = f"{items[-1]} {plain}"
         else:
             items.append(_without_label(plain))
@@ -278,7 +296,9 @@ def _is_cut(before: str, line: str) -> bool:
 
 def _is_chatter(line: str) -> bool:
     bare = line.strip("*_#>()[]¡ ")
-    speaks = _CHATTER.match(bare) and bare.endswith((*_STOPS, ",")) or re.match(r"here you (?:go|are)\W*$|as an ai\b", bare, re.I)
+    speaks = (_CHATTER.match(bare) and bare.endswith((*_STOPS, ","))) or re.match(
+        r"here you (?:go|are)\W*$|as an ai\b", bare, re.I
+    )
     exclaims = bare.endswith(("!", "！")) and len(bare.split()) < 4
     return bool(bare.endswith((":", "：")) or speaks or exclaims or _NOTHING.fullmatch(bare) or _OFFER.match(bare))
 
