@@ -34,8 +34,8 @@ def load_dataset(path: Path | None):
     if path or LYFT.is_file():
         return EmbeddingQAFinetuneDataset.from_json(path or LYFT)
     from nbutils.corpus.chunks import load_corpus
-    from nbutils.models.llms import resolve_llm
     from nbutils.questions.generate import generate_qa_embedding_pairs
+    from nbutils.questions.llms import resolve_llm
 
     nodes = load_corpus([PROJECT / "data" / "sample"], chunk_size=256, chunk_overlap=20)
     with tempfile.TemporaryDirectory() as folder:

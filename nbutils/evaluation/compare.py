@@ -13,11 +13,11 @@ import numpy as np
 from nbutils.core import UserError, first_line, progress, slug, write_atomic
 from nbutils.evaluation.stats import statistics
 from nbutils.evaluation.walkthrough import as_model, check_top_k, embed_texts, is_service, relevance
-from nbutils.models.llms import has_key
 from nbutils.models.metrics import query_metrics
 from nbutils.models.names import longest_input
 from nbutils.models.search import Ranking, bm25_search, fuse, vector_search
 from nbutils.models.vectors import EmbeddingCache, sentence_transformer
+from nbutils.questions.llms import has_key
 
 if TYPE_CHECKING:
     import pandas as pd

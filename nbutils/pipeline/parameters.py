@@ -18,7 +18,7 @@ from nbutils.core import UserError, first_line, project_folder
 from nbutils.corpus.files import find_files, resolve
 
 CHAIN_NOTEBOOKS = ("01_build_corpus", "02_generate_questions", "03_finetune_embedding", "04_evaluate_models")
-ENGINES = ("nbutils", "llama-index")
+CHOICES = {"ENGINE": ("nbutils", "llama-index"), "ON_UNREADABLE": ("skip", "fail")}
 AT_LEAST = {"CHUNK_SIZE": 16, "QUESTIONS_PER_CHUNK": 1, "CONCURRENCY": 1, "TOP_K": 1}  # other numbers: 0
 MAY_BE_EMPTY = ("GOLD_QUESTIONS", "OPENAI_MODEL")  # and every text whose default is empty
 SECRETS = re.compile(
@@ -204,8 +204,9 @@ def check_together(values: Mapping[str, Any]) -> None:
         mistakes.append(f"CHUNK_OVERLAP is {overlap}; it must be below CHUNK_SIZE ({size}).")
     if not 0 < values["VALIDATION_SHARE"] < 1:
         mistakes.append(f"VALIDATION_SHARE is {values['VALIDATION_SHARE']}; it must lie between 0 and 1.")
-    if values["ENGINE"] not in ENGINES:
-        mistakes.append(f"ENGINE is {values['ENGINE']!r}; use one of {', '.join(ENGINES)}.")
+    for name, choices in CHOICES.items():
+        if values[name] not in choices:
+            mistakes.append(f"{name} is {values[name]!r}; use one of {', '.join(choices)}.")
     if mistakes:
         raise UserError(" ".join(mistakes))
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from nbutils.core import UserError, progress
-from nbutils.models.llms import with_parameters, without_refused, without_retries
 from nbutils.questions.faults import FILTERED, Fault, classify, finish_reason, text_of, tokens_of
+from nbutils.questions.llms import with_parameters, without_refused, without_retries
 from nbutils.questions.parse import without_thoughts
 from nbutils.questions.settings import QuestionSettings
 from nbutils.questions.store import Answer

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from nbutils.models.llms import has_key, resolve_llm
 from nbutils.questions.account import spent_on
+from nbutils.questions.llms import has_key, resolve_llm
 from nbutils.questions.plan import TOKENS_PER_QUESTION, Plan, count_tokens, learns_from_corpus, make_plan, store_path
 from nbutils.questions.prompts import DEFAULT_QA_GENERATE_PROMPT_TMPL
 from nbutils.questions.settings import Budget, QuestionSettings

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbutils.core import content_hash
-from nbutils.models.llms import model_name, resolve_llm
 from nbutils.questions.account import assemble, spent_on
 from nbutils.questions.ask import Asker, GenerationError, Request
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
+from nbutils.questions.llms import model_name, resolve_llm
 from nbutils.questions.plan import TOKENS_PER_QUESTION, Plan, count_tokens, learns_from_corpus, make_plan, store_path
 from nbutils.questions.prompts import DEFAULT_QA_GENERATE_PROMPT_TMPL
 from nbutils.questions.settings import QuestionSettings
@@ -41,7 +41,7 @@ def generate_qa_embedding_pairs(
 
     Args:
         nodes: the chunks, as LlamaIndex nodes.
-        llm: a LlamaIndex LLM, or a name that `nbutils.models.llms.resolve_llm` knows.
+        llm: a LlamaIndex LLM, or a name that `nbutils.questions.llms.resolve_llm` knows.
         qa_generate_prompt_tmpl: the prompt. `{context_str}` is the chunk, `{num_questions_per_chunk}` the number;
             `{question_styles}` and `{language}` may be used too.
         num_questions_per_chunk: questions to ask for.

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbutils.core import UserError, content_hash
-from nbutils.models.llms import llm_signature
 from nbutils.questions.ask import Request
 from nbutils.questions.filters import skip_reason
+from nbutils.questions.llms import llm_signature
 from nbutils.questions.prompts import render_prompt
 from nbutils.questions.settings import QuestionSettings
 from nbutils.questions.store import Answer

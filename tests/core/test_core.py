@@ -8,7 +8,7 @@ from collections import namedtuple
 
 import pytest
 
-from nbutils.core import UserError, atomic_path, content_hash, database_path, write_atomic
+from nbutils.core import UserError, atomic_path, content_hash, database_path, lock, write_atomic
 
 
 def test_write_atomic_replaces_whole_or_not_at_all(tmp_path):
@@ -85,3 +85,53 @@ def test_each_machine_has_its_own_database_on_a_network_file_system(tmp_path, mo
     assert database_path(tmp_path / "cache", "x.sqlite").name not in ("x.sqlite", "")
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: local)
     assert database_path(tmp_path / "cache", "x.sqlite") == (tmp_path / "cache" / "x.sqlite").resolve()
+
+
+def test_an_old_folder_is_kept_where_the_block_makes_nothing(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("x")
+    with pytest.raises(UserError, match="Nothing was written"), atomic_path(tmp_path / "model"):
+        pass
+    assert (tmp_path / "model" / "weights").read_text() == "x"
+    assert [each.name for each in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route"), FileNotFoundError(2, "No such file", "input.pdf")])
+def test_errors_of_the_block_pass_through_unchanged(tmp_path, error):
+    with pytest.raises(type(error)) as raised, atomic_path(tmp_path / "file"):
+        raise error
+    assert raised.value is error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_stays_a_link_and_what_it_points_to_is_replaced(tmp_path):
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
+    write_atomic(tmp_path / "link.txt", "new")
+    assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "real.txt").read_text() == "new"
+
+
+def test_text_that_is_no_unicode_is_written_as_json_reads_it(tmp_path):
+    write_atomic(tmp_path / "a.json", json.dumps("gesch\udce4ft", ensure_ascii=False))
+    assert json.loads((tmp_path / "a.json").read_text()) == "gesch\udce4ft"
+
+
+def test_hashes_differ_where_parts_differ_in_a_nul():
+    assert content_hash("a\0b") != content_hash("a", "b")
+
+
+def test_a_lock_keeps_others_out_and_says_so(tmp_path):
+    other = lock(tmp_path / "x.lock", wait=0, busy="somebody is at it")
+    with lock(tmp_path / "x.lock"), pytest.raises(UserError, match="somebody is at it"), other:
+        pass
+    with lock(tmp_path / "x.lock", wait=0):
+        pass
+
+
+def test_a_lock_that_cannot_be_taken_is_an_error_or_left_out(tmp_path):
+    (tmp_path / "file").touch()
+    with lock(tmp_path / "file" / "x.lock", optional=True):
+        pass
+    (tmp_path / "x.lock").mkdir()
+    with pytest.raises(UserError, match="Cannot lock"), lock(tmp_path / "x.lock"):
+        pass

@@ -19,7 +19,7 @@ ALL = [step.name for step in CHAIN]
 PARAMETERS = {
     "RUN_NAME": (None, 0),  # is the folder
     "TRAIN_FILES": ("OTHER", 1), "VAL_FILES": ("OTHER", 1), "VALIDATION_SHARE": (0.4, 1), "CHUNK_SIZE": (128, 1),
-    "CHUNK_OVERLAP": (7, 1), "BASE_MODEL": ("another", 1),
+    "CHUNK_OVERLAP": (7, 1), "ON_UNREADABLE": ("fail", 1), "BASE_MODEL": ("another", 1),
     "LLM": ("ollama:another", 2), "QUESTIONS_PER_CHUNK": (3, 2), "PROMPT": ("exam", 2), "LANGUAGE": ("Slovak", 2),
     "CONCURRENCY": (3, 0), "FILTERS": ({"prose": False}, 2), "BUDGET_CALLS": (9, 2), "BUDGET_TOKENS": (9, 2),
     "PRICE_INPUT": (0.5, 2), "PRICE_OUTPUT": (0.5, 2), "SEED": (7, 2),

@@ -12,9 +12,9 @@ from openai_server import Fault, serving
 from question_helpers import Launcher, make_llm, make_nodes, store, wait_for_lines
 
 from nbutils.core import UserError
-from nbutils.models.llms import llm_signature
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 from nbutils.questions.generate import generate_qa_embedding_pairs
+from nbutils.questions.llms import llm_signature
 from nbutils.questions.prompts import (
     EXAM_PROMPT_TMPL,
 )

@@ -74,7 +74,7 @@ def test_a_base_that_did_better_as_shipped_is_kept_as_shipped(tiny, dataset, tmp
         corpus={c: " ".join([text, text, text, *draw.sample(texts, 3)]) for c, text in dataset.corpus.items()},
         relevant_docs=dataset.relevant_docs,
     )
-    engine = SentenceTransformersFinetuneEngine(noisy, tiny, tmp_path / "out", **OPTIONS | {"learning_rate": 1e-4})
+    engine = SentenceTransformersFinetuneEngine(noisy, tiny, tmp_path / "out", **OPTIONS | {"learning_rate": 1e-7})
     assert engine.model.max_seq_length > engine.shipped_max_seq_length
     with pytest.warns(UserWarning, match="did not beat the base"):
         engine.finetune()
@@ -152,10 +152,10 @@ def test_any_loss_of_sentence_transformers(tiny, dataset, tmp_path):
     assert engine.summary["recipe"]["loss"] == "MultipleNegativesRankingLoss"
 
 
-def test_the_readme_s_lines_train(dataset, tmp_path, monkeypatch):
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    lines = next(block for block in blocks if "SentenceTransformersFinetuneEngine(" in block)
+def test_the_lines_of_the_documents_train(dataset, tmp_path, monkeypatch):
+    document = (Path(__file__).resolve().parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", document, re.DOTALL)
+    lines = next(block for block in blocks if "engine.finetune()" in block)
     (tmp_path / "outputs/tutorial").mkdir(parents=True)
     dataset.save_json(tmp_path / "outputs/tutorial/train_dataset.json")
     monkeypatch.chdir(tmp_path)
@@ -163,7 +163,7 @@ def test_the_readme_s_lines_train(dataset, tmp_path, monkeypatch):
     exec(lines, names)
     assert names["engine"].summary["kept"] == "fine-tuned"
     assert len(names["embed_model"].get_query_embedding("net debt")) == 384
-    options = re.findall(r"(\w+)=", readme.split("What else the engine takes")[1].split("```bash")[0])
+    options = re.findall(r"`?(\w+)=", document.split("| Argument | For |")[1].split("\n\n")[0])
     assert set(options) <= set(TrainingOptions.model_fields)
 
 

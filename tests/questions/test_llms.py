@@ -13,21 +13,11 @@ from question_helpers import (
 )
 
 from nbutils.core import UserError
-from nbutils.models.llms import llm_signature
 from nbutils.questions import ask as asking
 from nbutils.questions.ask import GenerationError
 from nbutils.questions.estimate import estimate_questions
 from nbutils.questions.generate import generate_qa_embedding_pairs
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "set.json"
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(asking, "BACKOFF_SECONDS", (0.02, 0.2))
+from nbutils.questions.llms import llm_signature
 
 
 @pytest.mark.parametrize("llm", [None, 5, object(), "openai-like:tiny@", "openai-like:tiny@localhost:80", "openai:"])
