@@ -22,14 +22,14 @@ def estimate(
         profile: a name in notebooks/profiles or a YAML file.
 
     Returns:
-        The table of `nbutils.questions.generate.estimate_questions` for training and validation.
+        The table of `nbutils.questions.estimate.estimate_questions` for training and validation.
 
     Raises:
         UserError: a wrong parameter, or a file that cannot be read.
     """
     from nbutils.corpus.chunks import load_corpus
     from nbutils.corpus.split import split_corpus
-    from nbutils.questions.generate import estimate_questions
+    from nbutils.questions.estimate import estimate_questions
     from nbutils.questions.prompts import prompt_by_name
     from nbutils.questions.settings import Budget
 

@@ -2,22 +2,20 @@
 
 import asyncio
 import contextlib
-import email.utils
 import functools
 import inspect
 import math
 import os
 import random
-import re
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from nbutils.core import UserError, first_line, progress
+from nbutils.core import UserError, progress
+from nbutils.questions.faults import FILTERED, Fault, classify, finish_reason, text_of, tokens_of
 from nbutils.questions.llms import with_parameters, without_refused, without_retries
 from nbutils.questions.parse import without_thoughts
 from nbutils.questions.settings import QuestionSettings
@@ -26,22 +24,6 @@ from nbutils.questions.store import Answer
 BACKOFF_SECONDS = (0.5, 30.0)  # the first wait and the longest
 LONGEST_RETRY_AFTER = 600.0
 BAD_REPLY_TRIES = 3  # an empty or cut-off reply tends to come back the same, and costs each time
-QUOTA = ("insufficient_quota", "billing_hard_limit_reached")
-_TOO_LONG = re.compile(
-    r"context (?:length|size|window)|prompt is too long|too many (?:input )?tokens"
-    r"|context_length_exceeded|string_above_max_length",
-    re.IGNORECASE,
-)
-_FILTERED = re.compile(
-    r"content[ _-]?(?:filter|polic|management|exists risk|moderat)|data_inspection|inappropriate|moderation|flagged"
-    r"|prohibited[ _]content|usage polic|\bunsafe\b|\bsafety\b|sensitive content|敏感|不安全",
-    re.IGNORECASE,
-)
-_SECRETS = re.compile(
-    r"\b(?:sk|pk|rk|key|gsk|xai|nvapi|pplx)-[\w*-]{6,}|\b(?:hf|gsk|r8|ghp|gho|github_pat|xoxb)_?[\w-]{16,}"
-    r"|\bAIza[\w-]{10,}|\bAKIA\w{12,}|(?<=Bearer )\S+|(?<=key=)[^&\s\"']+|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)",
-    re.IGNORECASE,
-)
 JSON_REPLY = {
     "type": "json_schema",
     "json_schema": {
@@ -69,22 +51,6 @@ class Request:
     prompt: str
     tokens: int = 0
     tokens_out: int = 0
-
-
-@dataclass(eq=False)
-class Fault(Exception):
-    """Why a call brought no reply, and what to do about it.
-
-    Attributes:
-        kind: "wait" (a rate limit), "again" (transient), "reply" (a bad reply; again, a few times), "anew" (with other
-            parameters, at once), "drop" or "skip" (this prompt only, for good or until the next run), "stop" (no use in
-            going on), or "budget".
-        retry_after: seconds that the server asks to wait.
-    """
-
-    reason: str
-    kind: str
-    retry_after: float | None = None
 
 
 @dataclass
@@ -240,10 +206,10 @@ class Asker:
 
     def _read(self, answer: Answer, reply, tries: _Tries) -> None:
         """Take the text out of a reply; an empty or cut-off one is a fault until it has come too often."""
-        answer.reply, reason = without_thoughts(_text(reply)), _finish_reason(reply)
+        answer.reply, reason = without_thoughts(text_of(reply)), finish_reason(reply)
         answer.truncated = reason in ("length", "max_tokens")
         last = tries.bad_replies + 1 >= min(BAD_REPLY_TRIES, self.settings.retry_limit)
-        if _FILTERED.search(reason.replace("_", " ")):
+        if FILTERED.search(reason.replace("_", " ")):
             raise Fault(f"content filter: {reason}", "drop")
         if not answer.reply.strip() and not self.empty_is_answer:
             cut = "the reply was cut off before it began" if answer.truncated else "the reply was empty"
@@ -304,11 +270,11 @@ class Asker:
         self._finished += 1
 
     def _count(self, answer: Answer, request: Request, reply) -> int:
-        tokens_in, tokens_out = _usage(reply)
+        tokens_in, tokens_out = tokens_of(reply)
         if tokens_in is None or tokens_out is None:
             answer.estimated = True
             tokens_in = request.tokens or self.count_tokens(request.prompt)
-            tokens_out = self.count_tokens(_text(reply))
+            tokens_out = self.count_tokens(text_of(reply))
         answer.tokens_in += tokens_in
         answer.tokens_out += tokens_out
         self._tokens += tokens_in + tokens_out
@@ -357,136 +323,3 @@ def _is_async(llm) -> bool:
 
     method = getattr(type(llm), "acomplete", None)
     return method is not None and inspect.unwrap(method) is not inspect.unwrap(CustomLLM.acomplete)
-
-
-# -- what a reply or an error says ---------------------------------------------------------------------------------
-
-
-def _get(thing, name: str):
-    return thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)
-
-
-def _text(reply) -> str:
-    return str(getattr(reply, "text", reply) or "")
-
-
-def _usage(reply) -> tuple[int | None, int | None]:
-    """Return the tokens in and out that the server reported, or None."""
-    raw = getattr(reply, "raw", None)
-    for source in (_get(raw, "usage"), _get(raw, "usage_metadata"), raw, getattr(reply, "additional_kwargs", None)):
-        counts = [
-            next((value for name in names if isinstance(value := _get(source, name), int)), None)
-            for names in (
-                ("prompt_tokens", "input_tokens", "prompt_eval_count", "prompt_token_count"),
-                ("completion_tokens", "output_tokens", "eval_count", "candidates_token_count"),
-            )
-        ]
-        if None not in counts and any(counts):
-            return counts[0], counts[1]
-    return None, None
-
-
-def _finish_reason(reply) -> str:
-    raw = getattr(reply, "raw", None)
-    choices = _get(raw, "choices")
-    source = choices[0] if isinstance(choices, list) and choices else raw
-    if error := _get(source, "error"):  # OpenRouter puts a provider's error into the choice
-        raise _server_fault(error, 200)
-    for name in ("finish_reason", "done_reason", "stop_reason"):
-        if isinstance(value := _get(source, name), str):
-            return value.lower()
-    return ""
-
-
-def classify(error: Exception) -> Fault:
-    """Tell from an exception of any client library whether to wait, try again, drop the prompt, or stop."""
-    if isinstance(error, Fault):
-        return error
-    if isinstance(error, UserError | ImportError | NotImplementedError) or "Unknown model" in str(error):
-        return Fault(_line(error), "stop")
-    chain = _causes(error)
-    status, source = next(((code, cause) for cause in chain if isinstance(code := _status(cause), int)), (None, error))
-    if status is not None:
-        body = getattr(source, "body", None)
-        told = body.get("error", body) if isinstance(body, dict) else None
-        return _server_fault(told or _line(source), status, _retry_after(source))
-    if told := next(filter(None, map(_told_within, chain)), None):
-        return _server_fault(told, 200)
-    deepest = next((cause for cause in reversed(chain) if str(cause).strip()), error)
-    reason = _line(error)
-    return Fault(reason if _line(deepest) in reason else f"{reason} ({_line(deepest)})", "again")
-
-
-def _server_fault(told, status: int, retry_after: float | None = None) -> Fault:
-    """Judge what a server says: its error object or message, and the HTTP status it came with."""
-    message = str(_get(told, "message") or told)
-    code = _get(told, "code") or _get(told, "type") or ""
-    if isinstance(code, int) and code >= 300:
-        status = code
-    message = redact(message)[:300]
-    reason = message if str(status) in message or status == 200 else f"{status} {message}"
-    words = f"{code} {message}"
-    if status in (200, 400, 403, 413, 422, 451, 500) and _FILTERED.search(words):
-        return Fault(f"content filter: {reason}", "drop")
-    if status == 413 or (status in (200, 400, 500) and _TOO_LONG.search(words)):
-        return Fault(reason, "skip")
-    if status == 429 and code not in QUOTA:
-        return Fault(reason, "wait", retry_after)
-    if status in (408, 409, 423, 425) or (status >= 500 and status != 501):
-        return Fault(reason, "again", retry_after)
-    return Fault(reason, "stop")
-
-
-def _told_within(error: BaseException):
-    """Return the error that a server put into a reply of status 200, over which the client then stumbled."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        for value in frame.f_locals.values():
-            if hasattr(value, "choices") or isinstance(value, dict):
-                told = _get(value, "error")
-                if _get(value, "choices") is None and told and isinstance(told, str | dict):
-                    return told
-    return None
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    chain: list[BaseException] = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        attempt = getattr(error, "last_attempt", None)  # tenacity's RetryError
-        inner = attempt.exception() if attempt is not None and hasattr(attempt, "exception") else None
-        error = inner or error.__cause__ or error.__context__
-    return chain
-
-
-def _status(error: BaseException) -> int | None:
-    for source in (error, getattr(error, "response", None)):
-        for name in ("status_code", "status", "http_status", "code"):
-            value = getattr(source, name, None)
-            if isinstance(value, int) and 300 <= value < 600:
-                return value
-    return None
-
-
-def _retry_after(error: BaseException) -> float | None:
-    headers = getattr(getattr(error, "response", None), "headers", None) or getattr(error, "headers", None) or {}
-    with contextlib.suppress(TypeError, ValueError, AttributeError):
-        return max(float(headers.get("retry-after-ms")) / 1000, 0.0)
-    value = headers.get("retry-after") if hasattr(headers, "get") else None
-    with contextlib.suppress(TypeError, ValueError):
-        return max(float(value), 0.0)
-    with contextlib.suppress(TypeError, ValueError):
-        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    return None
-
-
-def _line(error: BaseException) -> str:
-    return redact(first_line(error))[:300]
-
-
-def redact(text: str) -> str:
-    """Return a text in one line without what looks like a key, and without the values of keys in the environment."""
-    text = _SECRETS.sub("[key]", " ".join(text.split()))
-    for name, value in os.environ.items():
-        if len(value) > 7 and re.search(r"KEY|TOKEN|SECRET|PASSWORD", name):
-            text = text.replace(value, "[key]")
-    return text

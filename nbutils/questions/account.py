@@ -1,0 +1,145 @@
+"""From answers to a dataset, and the account of every chunk: kept, dropped or failed, why, and at what cost."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nbutils.core import content_hash
+from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
+from nbutils.questions.filters import drop_reasons
+from nbutils.questions.parse import parse_questions
+from nbutils.questions.plan import Plan
+from nbutils.questions.settings import Prices, QuestionSettings
+from nbutils.questions.store import Answer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class Account:
+    """Where a generated dataset's questions come from and what they cost; `dataset.account`.
+
+    Attributes:
+        usage: `calls`, `tokens_in`, `tokens_out`, `cost` (None without prices) and `estimated` (True where the server
+            gave no counts) over the whole set, and the same of this run alone under `this_run`.
+        chunks: one record for each chunk, the rows of `report`.
+        dropped: one record for each filter that dropped something, the rows of `filters`.
+    """
+
+    usage: dict
+    chunks: list[dict]
+    dropped: list[dict]
+
+    @property
+    def report(self) -> "pd.DataFrame":
+        """One row per chunk: `status` ("kept", "dropped", "failed" or "not asked"), `asked_for`, `written` and `kept`
+        questions, `reason`, `calls`, `tokens_in`, `tokens_out`."""
+        import pandas as pd
+
+        return pd.DataFrame(self.chunks)
+
+    @property
+    def filters(self) -> "pd.DataFrame":
+        """One row per filter that dropped something: `filter`, `what` (chunks or questions), `dropped`, and up to five
+        `examples`."""
+        import pandas as pd
+
+        return pd.DataFrame(self.dropped, columns=["filter", "what", "dropped", "examples"])
+
+    def summary(self) -> str:
+        """Return one line that accounts for every chunk."""
+        counts = Counter(row["status"] for row in self.chunks)
+        parts = [f"{counts[name]} {name}" for name in ("kept", "dropped", "failed", "not asked") if counts[name]]
+        fewer = sum(0 < row["written"] < row["asked_for"] for row in self.chunks)
+        short = f"; {fewer} chunks gave fewer questions than asked for" if fewer else ""
+        questions = sum(row["kept"] for row in self.chunks)
+        return f"{questions} questions from {len(self.chunks)} chunks ({', '.join(parts)}){short}."
+
+
+def spent_on(answers: Iterable[Answer]) -> tuple[int, int]:
+    """Return the calls and the tokens that answers have cost together."""
+    answers = list(answers)
+    return sum(answer.calls for answer in answers), sum(answer.tokens_in + answer.tokens_out for answer in answers)
+
+
+def usage_of(answers: Iterable[Answer], prices: Prices | None) -> dict:
+    """Return the calls, tokens and cost of answers together."""
+    answers = list(answers)
+    usage = {name: sum(getattr(answer, name) for answer in answers) for name in ("calls", "tokens_in", "tokens_out")}
+    usage["estimated"] = any(answer.estimated for answer in answers)
+    usage["cost"] = prices and prices.cost(usage["tokens_in"], usage["tokens_out"])
+    return usage
+
+
+def assemble(
+    plan: Plan, answers: dict[str, Answer], settings: QuestionSettings, this_run: Iterable[Answer] = ()
+) -> EmbeddingQAFinetuneDataset:
+    """Return the dataset that the answers give, filtered, with its account."""
+    written = {}
+    for key, ids in plan.owners.items():
+        answer = answers.get(key)
+        found = parse_questions(answer.reply, settings.num_questions_per_chunk) if answer and answer.reply else []
+        written[ids[0]] = found[:-1] if found and answer.truncated else found
+    questions = [(chunk_id, question) for chunk_id, found in written.items() for question in found]
+    reasons = drop_reasons(questions, plan.texts, settings.applied_filters)
+
+    queries, relevant = {}, {}
+    kept, chunk_reasons, dropped = Counter(), {}, {}
+    for (chunk_id, question), reason in zip(questions, reasons, strict=True):
+        if reason:
+            dropped.setdefault(("questions", reason), []).append(question)
+            chunk_reasons.setdefault(chunk_id, {})[reason] = True
+            continue
+        query_id = content_hash(plan.texts[chunk_id], question)
+        if query_id in queries:
+            query_id = content_hash(plan.texts[chunk_id], question, str(len(queries)))
+        queries[query_id] = question
+        relevant[query_id] = list(plan.owners[plan.requests[chunk_id].key])
+        kept[chunk_id] += 1
+    dataset = EmbeddingQAFinetuneDataset(queries=queries, corpus=dict(plan.texts), relevant_docs=relevant)
+
+    chunks = [
+        _record(plan, chunk_id, answers, settings, written, kept[chunk_id], chunk_reasons.get(chunk_id, {}))
+        for chunk_id in plan.texts
+    ]
+    skipped: dict[tuple[str, str], list[str]] = {}
+    for chunk_id, reason in plan.skipped.items():
+        skipped.setdefault(("chunks", reason), []).append(" ".join(plan.texts[chunk_id][:80].split()))
+    table = [
+        {"filter": name, "what": what, "dropped": len(found), "examples": found[:5]}
+        for (what, name), found in (skipped | dropped).items()
+    ]
+    usage = usage_of(answers.values(), settings.prices) | {"this_run": usage_of(this_run, settings.prices)}
+    dataset.account = Account(usage, chunks, table)
+    return dataset
+
+
+def _record(plan: Plan, chunk_id: str, answers, settings, written, kept: int, reasons: Iterable[str]) -> dict:
+    """Return what became of one chunk."""
+    request = plan.requests.get(chunk_id)
+    first = plan.owners[request.key][0] if request else chunk_id
+    answer = answers.get(request.key) if request and first == chunk_id else None
+    asked, found, status, reason = settings.num_questions_per_chunk, 0, "not asked", ""
+    if request is None:
+        status, reason = "dropped", plan.skipped[chunk_id]
+    elif first != chunk_id:
+        status, reason = "dropped", f"same text as {first}"
+    elif answer is not None and answer.error:
+        status, reason = "failed", answer.error
+    elif answer is not None:
+        found, status = len(written[chunk_id]), "kept" if kept else "dropped"
+        why_none = "the reply was cut off" if answer.truncated else "the reply held no question"
+        reason = "; ".join(reasons) if found else answer.dropped or why_none
+    return {
+        "chunk_id": chunk_id,
+        "status": status,
+        "asked_for": asked if answer else 0,
+        "written": found,
+        "kept": kept,
+        "reason": reason,
+        "calls": answer.calls if answer else 0,
+        "tokens_in": answer.tokens_in if answer else 0,
+        "tokens_out": answer.tokens_out if answer else 0,
+    }

@@ -1,0 +1,32 @@
+"""Datasets that LlamaIndex reads too."""
+
+import json
+import warnings
+
+import pytest
+from openai_server import serving
+from question_helpers import (
+    make_llm,
+    make_nodes,
+)
+
+from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
+from nbutils.questions.generate import generate_qa_embedding_pairs
+
+
+def test_upstream_reads_what_is_written(out):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        upstream = pytest.importorskip("llama_index.finetuning")
+    with serving() as server:
+        dataset = generate_qa_embedding_pairs(make_nodes(3), make_llm(server.url), output_path=out, verbose=False)
+    assert upstream.EmbeddingQAFinetuneDataset.from_json(str(out)).query_docid_pairs == dataset.query_docid_pairs
+
+
+def test_a_dataset_of_any_text_is_written_as_llamaindex_writes_it(out):
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"q": "Wie groß? \ud800"}, corpus={"c": "収入 \ud800"}, relevant_docs={"q": ["c"]}
+    )
+    dataset.save_json(out)
+    assert EmbeddingQAFinetuneDataset.from_json(out) == dataset
+    assert out.read_text(encoding="ascii") == json.dumps(dataset.model_dump(), indent=4)
