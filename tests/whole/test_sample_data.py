@@ -94,23 +94,28 @@ def test_render_names_a_missing_report():
     assert "no_such_report.md" in result.stderr
 
 
-def gold_rows():
-    with open(SAMPLE / "gold_questions.csv", encoding="utf-8", newline="") as file:
+GOLD = {"brackwater_2024": "gold_questions.csv", "norvane_2024": "gold_questions_norvane.csv"}
+
+
+def gold_rows(name):
+    with open(SAMPLE / GOLD[name], encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def test_gold_questions_are_many_and_distinct():
-    rows = gold_rows()
+@pytest.mark.parametrize("name", GOLD)
+def test_gold_questions_are_many_and_distinct(name):
+    rows = gold_rows(name)
     assert list(rows[0]) == ["question", "pages", "quote", "answer"]
     assert len(rows) >= 100
     assert len({collapsed(r["question"]).lower() for r in rows}) == len(rows)
     assert all(r["answer"].strip() for r in rows)
 
 
-def test_gold_quotes_stand_on_the_pages_named(pages):
-    texts = [collapsed(text) for text in pages["brackwater_2024"]]
+@pytest.mark.parametrize("name", GOLD)
+def test_gold_quotes_stand_on_the_pages_named(pages, name):
+    texts = [collapsed(text) for text in pages[name]]
     astray = []
-    for r in gold_rows():
+    for r in gold_rows(name):
         numbers = [int(number) for number in r["pages"].split(";")]
         named = [texts[n - 1] for n in numbers if 1 <= n <= len(texts)]
         quote = collapsed(r["quote"])
