@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,20 +15,48 @@ from nbutils.pipeline import run as runs
 from nbutils.pipeline.steps import CHAIN, EXTRA_NOTEBOOKS
 
 
+def nbval(project, tmp_path, *notebooks):
+    """Run notebooks by nbval, which compares the outputs of the cells that are marked."""
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env",
+         "--nbval-cell-timeout=600", "--nbval-sanitize-with", str(project / "tests" / "nbval_sanitize.cfg"),
+         *map(str, notebooks)],
+        capture_output=True, text=True, env=os.environ | {"NBUTILS_OUTPUTS": str(tmp_path / "outputs")}, cwd=tmp_path,
+    )  # fmt: skip
+
+
 @pytest.mark.slow
 def test_nbval_runs_every_notebook_in_order(project, tmp_path):
     names = [*(step.name for step in CHAIN), *EXTRA_NOTEBOOKS]
-    notebooks = [str(project / "notebooks" / f"{name}.ipynb") for name in names]
-    environment = os.environ | {"NBUTILS_OUTPUTS": str(tmp_path / "outputs")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env",
-         "--nbval-cell-timeout=600", "--nbval-sanitize-with", str(project / "tests" / "nbval_sanitize.cfg"), *notebooks],
-        capture_output=True, text=True, env=environment, cwd=tmp_path,
-    )  # fmt: skip
+    done = nbval(project, tmp_path, *(project / "notebooks" / f"{name}.ipynb" for name in names))
     assert done.returncode == 0, done.stdout[-6000:]
     record = json.loads((tmp_path / "outputs" / "tutorial" / "run.json").read_text())
     assert list(record["steps"]) == [name for name in names if name != "05_compare_runs"]  # that one writes elsewhere
     assert all(step["finished"] for step in record["steps"].values())
+
+
+@pytest.mark.slow
+def test_a_changed_number_in_a_committed_table_fails(project, tmp_path):
+    notebook = (project / "notebooks" / "01_build_corpus.ipynb").read_text(encoding="utf-8")
+    cells = json.loads(notebook)["cells"]
+    marked = [cell for cell in cells if "".join(cell["source"]).startswith("# NBVAL_CHECK_OUTPUT")]
+    assert len(marked) >= 2
+    share = next(
+        re.search(r"(\d+\.\d)% of this corpus", json.dumps(c["outputs"]))
+        for c in marked
+        if "unseen:" in "".join(c["source"])
+    )
+    (tmp_path / "01_build_corpus.ipynb").write_text(
+        notebook.replace(share[0], "77.7% of this corpus"), encoding="utf-8"
+    )
+    done = nbval(project, tmp_path, tmp_path / "01_build_corpus.ipynb")
+    assert done.returncode == 1 and "77.7%" in done.stdout
+
+
+@pytest.mark.parametrize("step", [step.name for step in CHAIN])
+def test_each_notebook_of_the_chain_has_a_table_that_is_compared(project, step):
+    cells = json.loads((project / "notebooks" / f"{step}.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert any("NBVAL_CHECK_OUTPUT" in "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
 
 
 @pytest.fixture(scope="module")
