@@ -186,7 +186,10 @@ def _marked(lines: list[str], kind: int) -> dict[int, str]:
     """Return, by line, what follows the marks of this kind that count up from 0, 1 or an unmarked first question."""
     marked, last = {}, None
     for i, line in enumerate(lines):
-        if match := _MARKS[kind].match(line):
+        match = _MARKS[kind].match(line)
+        if match and kind == 1 and line.isascii() and not _KIND.search(line[: match.end("n")]):
+            continue  # "Level 1:", "Note 1:"
+        if match:
             mark = match["n"].casefold()
             if mark in _ROMAN and kind == 3:
                 number = _ROMAN.index(mark) + 1

@@ -202,6 +202,7 @@ def test_known_shapes(reply, expected):
         "Do you need more than one licence?",
         'How to write {"a": 1} in YAML?',
         "Note 12: what leases does Uber have?",
+        "Level 1: what assets are held?",
         "Source: where does revenue come from?",
         "Why: did costs rise?",
         "Uber: how many drivers?",
