@@ -123,7 +123,9 @@ def test_files_and_parameters_named_in_prose_exist(path, known):
         if "<" not in name and not name.startswith("data/downloads"):
             assert list(PROJECT.glob(name.rstrip("/"))), f"{path.name} names {name}, which does not exist"
     for name in re.findall(r"`([A-Z]{2,}(?:_[A-Z]+)+)(?: =[^`]*)?`", text):
-        environment = name.startswith(("NBUTILS_", "OPENAI_", "HF_", "GOMP_", "OMP_", "CUDA_", "OLLAMA_", "HTTPS_", "REQUESTS_"))
+        environment = name.startswith(
+            ("NBUTILS_", "OPENAI_", "HF_", "GOMP_", "OMP_", "CUDA_", "OLLAMA_", "HTTPS_", "REQUESTS_")
+        )
         assert environment or name in known["parameters"], f"{path.name}: no notebook has the parameter {name}"
 
 
