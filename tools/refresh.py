@@ -52,9 +52,10 @@ def main() -> int:
 
 
 def clean(path: Path) -> str:
-    """Return an executed notebook as it is committed: no metadata but tags, no widgets."""
+    """Return an executed notebook as it is committed: no metadata but tags, no widgets, no cell that papermill put in."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata = {key: notebook.metadata[key] for key in ("kernelspec", "language_info")}
+    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", ())]
     for cell in notebook.cells:
         cell.metadata = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
         if cell.cell_type == "code":
