@@ -78,7 +78,7 @@ class SentenceTransformersFinetuneEngine:
             device = f"cuda:{os.environ['LOCAL_RANK']}"
         self.model = load_model(
             self.model_id, device=device, trust_remote_code=chosen.trust_remote_code, prompts=chosen.prompts
-        ).float()
+        )
         self.shipped_max_seq_length = self.model.max_seq_length
         self.model.max_seq_length = self._reading_length()
 
@@ -220,21 +220,17 @@ class SentenceTransformersFinetuneEngine:
 
     def _warn(self) -> None:
         """Say so if the base was kept, or if the model that was written is not the one that was chosen."""
+        message, best = "", self.summary["best"].get(DEV_SCORE)
         if self.summary["kept"] == "base":
-            warnings.warn(
-                "Fine-tuning did not beat the base model on the development split; the base model is kept.",
-                stacklevel=3,
-            )
-        elif self._dev and self.summary["best_step"] < self.summary["steps"]:
-            score, now = (
-                self.summary["best"]["dev_ndcg@10"],
-                search_scores(self.model, self.dataset, self._dev)["ndcg@10"],
-            )
-            if abs(now - score) > 0.01:
-                warnings.warn(
-                    f"The model that was written scores {now:.3f} (nDCG@10) where it scored {score:.3f} in training.",
-                    stacklevel=3,
+            message = "Fine-tuning did not beat the base model on the development split; the base model is kept."
+        elif best is not None and self.summary["best_step"] < self.summary["steps"]:
+            now = search_scores(self.model, self.dataset, self._dev)["ndcg@10"]
+            if abs(now - best) > 0.01:
+                message = (
+                    f"The model that was written scores {now:.3f} (nDCG@10) where it scored {best:.3f} in training."
                 )
+        if message:
+            warnings.warn(message, stacklevel=3)
 
     def save(self) -> None:
         """Write the model with its card to `model_output_path`, whole or not at all."""

@@ -249,35 +249,50 @@ def make_trainer(
     """
     from datasets import Dataset
 
-    collator, loss, teacher = None, options.loss, None
-    examples = len(pairs.groups) if loss is None else sum(map(len, pairs.groups.values()))
+    grouped = options.loss is None
+    examples = len(pairs.groups) if grouped else sum(map(len, pairs.groups.values()))
     batches = math.ceil(examples / options.batch_size)
     shuffle = Shuffle(examples, batches, options.seed)
-    if loss is None:
+    if grouped:
         rows = Dataset.from_dict({"chunk": list(pairs.groups), "queries": list(pairs.groups.values())})
         collator = GroupCollator(model, pairs.queries, pairs.chunks, options.cloze, shuffle)
-        if options.soft_labels < 1:
-            teacher = Teacher(model, pairs.queries, pairs.chunks, pairs.groups)
-        on_cpu = model.device.type == "cpu"
-        loss = GroupedRankingLoss(
-            model, pairs.positives, scale=options.scale, shortest=options.shortest, dimensions=options.matryoshka_dims,
-            seed=options.seed, teacher=teacher, share=options.soft_labels, **({} if on_cpu else {"tokens_per_pass": 16384, "tokens_kept": None}),
-        )  # fmt: skip
+        loss = _grouped_loss(model, pairs, options)
     else:
         members = [(query, chunk) for chunk, queries in pairs.groups.items() for query in queries]
-        queries, documents = (
-            [pairs.queries[query] for query, _ in members],
-            [pairs.chunks[chunk] for _, chunk in members],
+        rows = Dataset.from_dict(
+            {
+                "query": [pairs.queries[query] for query, _ in members],
+                "document": [pairs.chunks[chunk] for _, chunk in members],
+            }
         )
-        rows = Dataset.from_dict({"query": queries, "document": documents})
+        collator, loss = None, options.loss
     trainer = Trainer(
-        model=model, args=_arguments(model, options, folder, math.ceil(examples / batches)), train_dataset=rows,
-        loss=loss, data_collator=collator, callbacks=[recorder, *options.callbacks],
+        model=model,
+        args=_arguments(model, options, folder, math.ceil(examples / batches)),
+        train_dataset=rows,
+        loss=loss,
+        data_collator=collator,
+        callbacks=[recorder, *options.callbacks],
         shuffle=shuffle,
-    )  # fmt: skip
+    )
     if processes() == 1:
         pass_sparse_gradients(model.transformers_model.get_input_embeddings())
     return trainer
+
+
+def _grouped_loss(model: SentenceTransformer, pairs: TrainingPairs, options: TrainingOptions) -> GroupedRankingLoss:
+    soft, on_cpu = options.soft_labels < 1, model.device.type == "cpu"
+    return GroupedRankingLoss(
+        model,
+        pairs.positives,
+        scale=options.scale,
+        shortest=options.shortest,
+        dimensions=options.matryoshka_dims,
+        seed=options.seed,
+        teacher=Teacher(model, pairs.queries, pairs.chunks, pairs.groups) if soft else None,
+        share=options.soft_labels,
+        **({} if on_cpu else {"tokens_per_pass": 16384, "tokens_kept": None}),
+    )
 
 
 def _arguments(
