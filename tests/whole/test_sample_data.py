@@ -122,3 +122,15 @@ def test_gold_quotes_stand_on_the_pages_named(pages, name):
         if len(named) < len(numbers) or not quote or not any(quote in text for text in named):
             astray.append(r["question"])
     assert not astray
+
+
+def test_training_queries_are_distinct_kinds_with_quotes_on_their_page_and_no_gold_question(pages):
+    with open(SAMPLE / "training_questions.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 900 and {r["kind"] for r in rows} == {"everyday", "precise", "keywords"}
+    for r in rows:
+        text = collapsed(pages[r["file"].removesuffix(".pdf")][int(r["page"]) - 1])
+        assert collapsed(r["quote"]) in text, r["question"]
+    asked = {collapsed(r["question"]).lower() for r in rows}
+    assert len(asked) > 0.99 * len(rows)
+    assert not asked & {collapsed(r["question"]).lower() for name in GOLD for r in gold_rows(name)}
