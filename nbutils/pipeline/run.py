@@ -327,7 +327,8 @@ def execute(notebook: str, run: Run, parameters: dict[str, Any], say: Callable[[
 
     def cell_started(cell, cell_index, **_) -> None:
         nonlocal done, heading
-        first = next((line for line in cell.source.splitlines() if line.strip()), "")
+        lines = [line for line in cell.source.splitlines() if line.strip() and line != "# NBVAL_CHECK_OUTPUT"]
+        first = lines[0] if lines else ""
         if cell.cell_type == "markdown" and first.startswith("#"):
             heading = first.lstrip("# ")
         if cell.cell_type == "code":
