@@ -24,7 +24,7 @@ LONGEST_PHRASE = 4
 _LETTERS = r"[^\s\d\x00-@\[-`{-¿×÷।॥\u2000-\u2bff\u3000-\u303f\ufe00-\uffff]+"  # \w lacks the vowel signs of Hindi
 _WORD = re.compile(rf"{_LETTERS}(?:[-'’&]{_LETTERS})*")
 _TOKEN = re.compile(rf"{_WORD.pattern}|\d[\w.,]*|[^\w\s]")
-_BULLET = re.compile(r"[•●▪■◦☒☐►✓·|]+|\.(?:\s?\.){2,}|_{2,}")
+_BULLET = re.compile(r"[•●▪■◦☒☐►✓·|\ue000-\uf8ff]+|\.(?:\s?\.){2,}|_{2,}")
 _NUMBERING = re.compile(r"^(?:[\W_]*(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,4})[.)]|[-–—*]+)\s+")
 _FUSED = re.compile(r"(?<=[^\W\d_][^\W\d_])([.!?])(?=[A-Z][a-z])")
 _END = re.compile(r"([.!?…।؟]+)[\"”’»)\]]*\s+(?=[\"“«(¿¡]*([^\W_]))")
@@ -73,14 +73,7 @@ class OfflineQuestionWriter(CustomLLM):
 
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         answer = self.complete(prompt).text
-
-        def tokens() -> CompletionResponseGen:
-            said = ""
-            for piece in re.findall(r"\S+\s*", answer):
-                said += piece
-                yield CompletionResponse(text=said, delta=piece)
-
-        return tokens()
+        yield CompletionResponse(text=answer, delta=answer)
 
     def questions(self, text: str, number: int = 2) -> list[str]:
         """Return up to `number` different queries for `text`, fewer only where it holds too few words.

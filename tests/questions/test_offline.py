@@ -175,6 +175,13 @@ def test_writes_no_sentence_that_is_cut_or_of_a_table_or_heading(junk):
     }
 
 
+def test_a_bullet_of_a_symbol_font_is_no_part_of_a_sentence():
+    assert all_sentences("\uf0b7 Sales of pumps grew in the north.\n\uf0b7 Sales of valves fell in the south.") == {
+        "Sales of pumps grew in the north.",
+        "Sales of valves fell in the south.",
+    }
+
+
 def test_short_lines_are_no_part_of_the_sentences_around_them():
     text = (
         "Borealis Heat 2024\nAnnual report\nThe company opened three new plants in the north of the country, one of\n"
