@@ -24,12 +24,13 @@ from nbutils.training.folder import open_embedding, push_folder, save_folder
 from nbutils.training.loss import process, processes
 from nbutils.training.options import TrainingOptions
 from nbutils.training.split import TrainingPairs, questions_about, search_scores, split_questions, training_pairs
-from nbutils.training.trainer import DEV_SCORE, Recorder, Trainer, latest_checkpoint, make_trainer
+from nbutils.training.trainer import DEV_SCORE, Recorder, Trainer, latest_checkpoint, make_trainer, training_arguments
 from nbutils.training.weights import merge_lora, prepare_weights
 
 if TYPE_CHECKING:
     import pandas as pd
     from llama_index.core.base.embeddings.base import BaseEmbedding
+    from sentence_transformers import SentenceTransformer
 
 LENGTH_THAT_PAYS = 512  # tokens; see benchmarks/finetune_speed.py
 
@@ -80,19 +81,7 @@ class SentenceTransformersFinetuneEngine:
             self.model_id, device=device, trust_remote_code=chosen.trust_remote_code, prompts=chosen.prompts
         )
         self.shipped_max_seq_length = self.model.max_seq_length
-        self.model.max_seq_length = self._reading_length()
-
-    def _reading_length(self) -> int:
-        asked, most = self.options.max_seq_length, longest_input(self.model)
-        if asked:
-            if asked > most:
-                warnings.warn(
-                    f"max_seq_length is {asked}, but {self.model_id} reads {most} tokens at most.", stacklevel=3
-                )
-            return min(asked, most)
-        texts = [*self.dataset.corpus.values(), *self.dataset.queries.values()]
-        longest = max(map(len, self.model.tokenizer(texts, verbose=False)["input_ids"]), default=0)
-        return max(self.shipped_max_seq_length or LENGTH_THAT_PAYS, min(most, LENGTH_THAT_PAYS, -(-longest // 8) * 8))
+        self.model.max_seq_length = _reading_length(self.model, dataset, chosen.max_seq_length)
 
     @property
     def history(self) -> "pd.DataFrame":
@@ -134,10 +123,11 @@ class SentenceTransformersFinetuneEngine:
         self.options = self.options.changed(**train_kwargs)
         train, self._dev = self._split()
         pairs = training_pairs(self.dataset, train, self.options.use_all_docs)
-        fingerprint, read = self._fingerprint(), self.model.max_seq_length
+        fingerprint, read = _fingerprint(self.model, self.dataset, self.options), self.model.max_seq_length
         prepare_weights(self.model, self.options)
+        arguments = training_arguments(self.model, self.options, self.checkpoint_path)
         self._recorder = recorder = Recorder(self.model, self.options, self._scores, fingerprint)
-        trainer = make_trainer(self.model, pairs, self.options, self.checkpoint_path, recorder)
+        trainer = make_trainer(self.model, pairs, self.options, arguments, recorder)
         latest = self.options.resume_from_checkpoint and latest_checkpoint(self.checkpoint_path, fingerprint)
         if latest:
             recorder.resume(latest)
@@ -153,12 +143,13 @@ class SentenceTransformersFinetuneEngine:
         self.model.load_state_dict(recorder.best_weights or recorder.base_weights)
         if self.options.lora_rank:
             merge_lora(self.model)
-        self.summary = self._summarise(pairs, as_shipped, stopped) | {"bf16": bool(trainer.args.bf16)}
+        self.summary = self._summarise(pairs, as_shipped, stopped) | {"bf16": bool(arguments.bf16)}
         if process() == 0:
             self.save()
             with contextlib.suppress(OSError):
                 self.checkpoint_path.rmdir()  # the trainer makes it even where nothing is saved
-            self._warn()
+            if warning := _warning(self.model, self.dataset, self._dev, self.summary):
+                warnings.warn(warning, stacklevel=2)
 
     def _summarise(self, pairs: TrainingPairs, as_shipped: dict[str, float], stopped: str) -> dict[str, Any]:
         recorder = self._recorder
@@ -179,11 +170,6 @@ class SentenceTransformersFinetuneEngine:
             "device": str(self.model.device),
             "recipe": self.options.recipe(),
         }
-
-    def _fingerprint(self) -> str:
-        data, model = self.dataset, self.model
-        contents = [data.queries, data.corpus, data.relevant_docs, self.options.recipe(), model.prompts]
-        return content_hash(json.dumps(contents, default=str), model_fingerprint(model))
 
     def _train(self, trainer: Trainer, latest: Path | None) -> str:
         """Train and return why training ended."""
@@ -218,20 +204,6 @@ class SentenceTransformersFinetuneEngine:
             torch.distributed.broadcast_object_list(scores)
         return scores[0]
 
-    def _warn(self) -> None:
-        """Say so if the base was kept, or if the model that was written is not the one that was chosen."""
-        message, best = "", self.summary["best"].get(DEV_SCORE)
-        if self.summary["kept"] == "base":
-            message = "Fine-tuning did not beat the base model on the development split; the base model is kept."
-        elif best is not None and self.summary["best_step"] < self.summary["steps"]:
-            now = search_scores(self.model, self.dataset, self._dev)["ndcg@10"]
-            if abs(now - best) > 0.01:
-                message = (
-                    f"The model that was written scores {now:.3f} (nDCG@10) where it scored {best:.3f} in training."
-                )
-        if message:
-            warnings.warn(message, stacklevel=3)
-
     def save(self) -> None:
         """Write the model with its card to `model_output_path`, whole or not at all."""
         card = model_card(self.model, self.model_id, self.model_output_path.name, self.summary)
@@ -260,3 +232,33 @@ class SentenceTransformersFinetuneEngine:
             UserError: there is no model yet.
         """
         return open_embedding(self.model_output_path, **model_kwargs)
+
+
+def _reading_length(model: "SentenceTransformer", dataset: Any, asked: int | None) -> int:
+    """Return how many tokens the model is to read: as asked, or enough for the longest text, up to what pays."""
+    most = longest_input(model)
+    if asked:
+        if asked > most:
+            warnings.warn(f"max_seq_length is {asked}, but the model reads {most} tokens at most.", stacklevel=3)
+        return min(asked, most)
+    texts = [*dataset.corpus.values(), *dataset.queries.values()]
+    longest = max(map(len, model.tokenizer(texts, verbose=False)["input_ids"]), default=0)
+    return max(model.max_seq_length or LENGTH_THAT_PAYS, min(most, LENGTH_THAT_PAYS, -(-longest // 8) * 8))
+
+
+def _fingerprint(model: "SentenceTransformer", dataset: Any, options: TrainingOptions) -> str:
+    """Return a digest of all that decides the weights; only checkpoints with the same one fit."""
+    contents = [dataset.queries, dataset.corpus, dataset.relevant_docs, options.recipe(), model.prompts]
+    return content_hash(json.dumps(contents, default=str), model_fingerprint(model))
+
+
+def _warning(model: "SentenceTransformer", dataset: Any, dev: list[str], summary: dict[str, Any]) -> str:
+    """Return what is to be said if the base was kept, or if what was written is not what was chosen."""
+    best = summary["best"].get(DEV_SCORE)
+    if summary["kept"] == "base":
+        return "Fine-tuning did not beat the base model on the development split; the base model is kept."
+    if best is not None and summary["best_step"] < summary["steps"]:
+        now = search_scores(model, dataset, dev)["ndcg@10"]
+        if abs(now - best) > 0.01:
+            return f"The model that was written scores {now:.3f} (nDCG@10) where it scored {best:.3f} in training."
+    return ""

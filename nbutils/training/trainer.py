@@ -235,8 +235,42 @@ def _fingerprint(checkpoint: Path) -> str:
     return json.loads((checkpoint / RECORD).read_text())["fingerprint"]
 
 
+def training_arguments(
+    model: SentenceTransformer, options: TrainingOptions, folder: Path
+) -> SentenceTransformerTrainingArguments:
+    """Return the stock trainer's arguments; making them is what joins the processes, if there are several."""
+    device, bf16 = model.device.type, use_bf16(model.device)
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        warmup_steps=0.1,
+        optim="adamw_torch_fused" if device in ("cpu", "cuda") else "adamw_torch",
+        bf16=bf16,
+        fp16=device == "cuda" and not bf16,
+        use_cpu=device == "cpu",
+        seed=options.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if options.save_checkpoints else "no",
+        save_steps=options.checkpoint_save_steps,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=device == "cuda",
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
+        prompts={name: text for name, text in model.prompts.items() if name in ("query", "document") and text},
+    )
+
+
 def make_trainer(
-    model: SentenceTransformer, pairs: TrainingPairs, options: TrainingOptions, folder: Path, recorder: Recorder
+    model: SentenceTransformer,
+    pairs: TrainingPairs,
+    options: TrainingOptions,
+    arguments: SentenceTransformerTrainingArguments,
+    recorder: Recorder,
 ) -> Trainer:
     """Return the trainer of a model, ready for `train()`.
 
@@ -244,14 +278,15 @@ def make_trainer(
         model: the model, prepared for training.
         pairs: what to train on.
         options: how to train.
-        folder: where the checkpoints go.
+        arguments: the stock trainer's, from `training_arguments`.
         recorder: what watches.
     """
     from datasets import Dataset
 
     grouped = options.loss is None
     examples = len(pairs.groups) if grouped else sum(map(len, pairs.groups.values()))
-    batches = math.ceil(examples / options.batch_size)
+    takers = 1 if grouped else processes()  # of different batches, the same number each, or they would wait for ever
+    batches = math.ceil(examples / options.batch_size / takers) * takers
     shuffle = Shuffle(examples, batches, options.seed)
     if grouped:
         rows = Dataset.from_dict({"chunk": list(pairs.groups), "queries": list(pairs.groups.values())})
@@ -268,7 +303,7 @@ def make_trainer(
         collator, loss = None, options.loss
     trainer = Trainer(
         model=model,
-        args=_arguments(model, options, folder, math.ceil(examples / batches)),
+        args=arguments,
         train_dataset=rows,
         loss=loss,
         data_collator=collator,
@@ -292,33 +327,4 @@ def _grouped_loss(model: SentenceTransformer, pairs: TrainingPairs, options: Tra
         teacher=Teacher(model, pairs.queries, pairs.chunks, pairs.groups) if soft else None,
         share=options.soft_labels,
         **({} if on_cpu else {"tokens_per_pass": 16384, "tokens_kept": None}),
-    )
-
-
-def _arguments(
-    model: SentenceTransformer, options: TrainingOptions, folder: Path, batch_size: int
-) -> SentenceTransformerTrainingArguments:
-    device, bf16 = model.device.type, use_bf16(model.device)
-    return SentenceTransformerTrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=options.epochs,
-        per_device_train_batch_size=batch_size,
-        learning_rate=options.learning_rate,
-        weight_decay=options.weight_decay,
-        warmup_steps=0.1,
-        optim="adamw_torch_fused" if device in ("cpu", "cuda") else "adamw_torch",
-        bf16=bf16,
-        fp16=device == "cuda" and not bf16,
-        use_cpu=device == "cpu",
-        seed=options.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="steps" if options.save_checkpoints else "no",
-        save_steps=options.checkpoint_save_steps,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=device == "cuda",
-        ddp_find_unused_parameters=False,
-        ddp_broadcast_buffers=False,
-        prompts={name: text for name, text in model.prompts.items() if name in ("query", "document") and text},
     )

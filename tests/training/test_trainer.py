@@ -156,3 +156,34 @@ def test_two_processes_end_with_the_model_of_one(tiny, dataset, tmp_path):
     vectors = [model.encode_document(list(dataset.corpus.values())) for model in models]
     moved = SentenceTransformer(tiny, device="cpu").encode_document(list(dataset.corpus.values()))
     assert (vectors[0] * vectors[1]).sum(1).min() > 0.999 > 0.99 > (vectors[0] * moved).sum(1).mean()
+
+
+OWN_LOSS = """
+import sys
+import torch
+from sentence_transformers.sentence_transformer import losses
+from nbutils import EmbeddingQAFinetuneDataset, SentenceTransformersFinetuneEngine
+
+data = EmbeddingQAFinetuneDataset.from_json(sys.argv[1])
+engine = SentenceTransformersFinetuneEngine(
+    data, sys.argv[2], sys.argv[3], batch_size=8, epochs=1, dev_fraction=0, loss=losses.MultipleNegativesRankingLoss
+)
+engine.finetune()
+print(engine.summary["steps"])
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_with_a_loss_of_one_s_own_take_as_many_batches_each(tiny, dataset, tmp_path):
+    odd = dataset.model_copy(
+        update={"queries": dict(list(dataset.queries.items())[:72])}
+    )  # nine batches of eight pairs
+    odd.save_json(tmp_path / "data.json")
+    (tmp_path / "two.py").write_text(OWN_LOSS)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", tmp_path / "two.py",
+         tmp_path / "data.json", tiny, tmp_path / "out"],
+        check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert done.stdout.split() == ["5", "5"] and (tmp_path / "out" / "modules.json").exists()
