@@ -1,5 +1,6 @@
 """Which files are meant: paths, folders, globs and URLs, found in one way for every part of the project."""
 
+import fnmatch
 import glob
 import hashlib
 import os
@@ -26,6 +27,8 @@ def is_url(name: str | Path) -> bool:
 def resolve(name: str | Path, base: str | Path | None = None) -> str:
     """Return a path or glob as given if it exists, else as seen from `base`, else from the project's folder.
 
+    A glob that begins with a pattern, such as `**/*.pdf`, is never looked for in the project's folder.
+
     Args:
         name: a path, a glob or a URL.
         base: a folder that relative names are tried in first, such as that of a plan.
@@ -33,7 +36,7 @@ def resolve(name: str | Path, base: str | Path | None = None) -> str:
     Raises:
         UserError: an empty name, or `**` inside a folder's name.
     """
-    text = str(name).strip()
+    text = str(name) if os.path.lexists(name) else str(name).strip()
     if not text:
         raise UserError("A file name is empty. Name a file, folder, glob or URL.")
     if is_url(text) or "://" in text:
@@ -41,20 +44,39 @@ def resolve(name: str | Path, base: str | Path | None = None) -> str:
     for part in Path(text).parts:
         if "**" in part and part != "**":
             raise UserError(f"In {text}, '**' must stand alone between slashes, as in 'reports/**/*.pdf'.")
-    path = Path(text).expanduser()
-    for folder in (*([Path(base)] if base else []), Path(), project_folder()):
-        if _matches(folder / path):
+    path = Path(os.path.expanduser(text))
+    project = [] if glob.has_magic(str(path).split(os.sep)[0]) else [project_folder()]
+    for folder in (*([Path(base)] if base else []), Path(), *project):
+        if next(_matches(folder / path), None):
             return str(folder / path)
     return str(path)
 
 
-def _matches(path: Path) -> list[Path]:
-    """Return the existing path itself, in whatever Unicode form its name is stored, or what matches it as a glob."""
-    for form in (None, "NFC", "NFD"):
-        same = path if form is None else Path(unicodedata.normalize(form, str(path)))
-        if same.exists():
-            return [same]
-    return [Path(match) for match in glob.glob(str(path), recursive=True)] if glob.has_magic(str(path)) else []
+def _matches(path: Path) -> Iterator[Path]:
+    """Yield what is there under a path or glob, in whatever Unicode form its name is stored.
+
+    The standard library's glob takes brackets in the name of a folder for a pattern and follows links in circles.
+    """
+    yield from dict.fromkeys(_below(Path(path.anchor), path.parts[bool(path.anchor) :]))
+
+
+def _below(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    if not parts:
+        if folder.exists():
+            yield folder
+        return
+    first, *rest = parts
+    if os.path.exists(folder / first):  # a part that is there as it is written is no pattern
+        yield from _below(folder / first, rest)
+    elif first == "**":
+        for inner in _folders(folder):
+            yield from _below(inner, rest or ["*"])
+    else:
+        wanted = unicodedata.normalize("NFC", first)
+        for name in _names(folder):
+            same = unicodedata.normalize("NFC", name)
+            if same == wanted or (fnmatch.fnmatchcase(same, wanted) and (same[0] != "." or wanted[0] == ".")):
+                yield from _below(folder / name, rest)
 
 
 def find_files(files: Files, *, passed_over: list[str] | None = None) -> list[Path | str]:
@@ -88,7 +110,7 @@ def _expand(item: str | Path, passed_over: list[str]) -> list[Path | str]:
         raise UserError(
             f"Cannot fetch {text}: only http:// and https:// addresses work. Download it and name the file."
         )
-    matches = _matches(Path(text))
+    matches = list(_matches(Path(text)))
     if not matches:
         if glob.has_magic(text):
             raise UserError(f"No {KNOWN} file matches {item}. Relative paths start at {Path.cwd()}.")
@@ -110,16 +132,25 @@ def _is_readable(path: Path) -> bool:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, those in linked folders too; a folder that was seen before is not entered again."""
-    seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in sorted(names) if os.path.isfile(os.path.join(place, name)))
+    """Yield the files in a folder and below it."""
+    return (place / name for place in _folders(folder) for name in _names(place) if os.path.isfile(place / name))
+
+
+def _folders(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yield a folder and those below it but hidden ones; a link is followed unless it leads back to one above it."""
+    real = os.path.realpath(folder)
+    if real not in above:
+        yield folder
+        for name in _names(folder):
+            if not name.startswith(".") and os.path.isdir(folder / name):
+                yield from _folders(folder / name, (*above, real))
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:  # no folder, or not ours to read
+        return []
 
 
 def readable_name(name: str) -> str:
@@ -170,8 +201,8 @@ def _digest(path: Path) -> str:
 def _files_hash(value: "str | Path | Iterable[str | Path]") -> str:
     """Return a digest of the names and contents of all files behind paths, folders, globs and URLs.
 
-    A whole folder counts, whatever its types: that of a model as well as one of documents. What does not exist counts
-    by its name.
+    A whole folder counts, whatever its types: that of a model as well as one of documents; only hidden files and lock
+    files do not. What does not exist counts by its name.
     """
     digest = hashlib.sha256()
     for item in [value] if isinstance(value, str | Path) else value:
@@ -180,6 +211,7 @@ def _files_hash(value: "str | Path | Iterable[str | Path]") -> str:
         files = [
             (os.path.relpath(file, path) if path.is_dir() else path.name, file)
             for path in matches if path is not None for file in (_walk(path) if path.is_dir() else [path])
+            if file == path or not file.name.startswith((".", "~$"))
         ]  # fmt: skip
         parts = [f"{name}={_digest(file)}" for name, file in sorted(files)] or [str(item)]
         digest.update("\n".join(parts).encode("utf-8", "surrogateescape") + b"\0")

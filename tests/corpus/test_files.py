@@ -1,8 +1,9 @@
 """Finding files."""
 
+import os
 import re
 import unicodedata
-from pathlib import Path, os
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +80,52 @@ def test_linked_folders_are_followed_and_loops_are_not(tmp_path):
     (tmp_path / "shelf" / "2023").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "shelf")
     assert [path.name for path in find_files(tmp_path / "shelf")] == ["a.txt"]
+
+
+def test_two_stars_do_not_follow_links_in_circles(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.txt").write_text("text")
+        for up in range(3):
+            (tmp_path / name / f"up{up}").symlink_to(tmp_path)
+    assert list(map(str, find_files("**/*.txt"))) == ["a/1.txt", "b/1.txt", "c/1.txt"]
+
+
+@pytest.mark.parametrize("pattern", ["reports [2023]/*.txt", "reports [2023]/**/*.txt", "reports [[]2023]/1.txt"])
+def test_brackets_in_a_folder_s_name_are_no_pattern(tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reports [2023]").mkdir()
+    (tmp_path / "reports [2023]" / "1.txt").write_text("text")
+    assert list(map(str, find_files(pattern))) == ["reports [2023]/1.txt"]
+
+
+def test_a_glob_finds_names_in_either_unicode_form(tmp_path):
+    folder = tmp_path / unicodedata.normalize("NFD", "Übersicht")
+    folder.mkdir()
+    (folder / "1.txt").write_text("text")
+    assert len(find_files(tmp_path / unicodedata.normalize("NFC", "Ü*") / "*.txt")) == 1
+
+
+def test_a_bare_pattern_never_means_the_project_s_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="matches"):
+        find_files("**/*.pdf")
+
+
+def test_a_link_to_nothing_and_an_unknown_home_are_no_files(tmp_path):
+    (tmp_path / "a.txt").symlink_to(tmp_path / "gone")
+    for name in (tmp_path / "a.txt", "~nobody-of-that-name/a.txt"):
+        with pytest.raises(UserError, match="There is no file or folder"):
+            find_files(name)
+
+
+def test_a_word_processor_s_lock_file_changes_no_digest(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    before = _files_hash(tmp_path)
+    (tmp_path / "~$a.docx").write_text("lock")
+    (tmp_path / ".DS_Store").write_text("view")
+    assert _files_hash(tmp_path) == before
 
 
 @pytest.mark.parametrize("pattern", ["data/**.pdf", "a**/b.txt"])
