@@ -47,7 +47,7 @@ def load_corpus(
         chunk_overlap: most tokens that a chunk repeats of the one before it on the page; default is a fifth of
             `chunk_size`, at most 200.
         on_unreadable: of several files, "skip" reads the others and warns; "fail" reads none and names every bad one.
-        left_out: a list to which the reasons of files that were left out are added.
+        left_out: a list to which the reasons of files and pages that were left out are added, without folders.
         download_folder: where files from URLs are kept; default is `core.download_folder()`.
         max_megabytes: refuse larger downloads.
         cache: a folder that keeps what was read and split, by content and settings, for other runs; default is none.
@@ -112,25 +112,32 @@ def load_documents(
     if on_unreadable not in ("skip", "fail"):
         raise UserError(f"on_unreadable is {on_unreadable!r}; use 'skip' or 'fail'.")
     sources = find_files(files)
-    pages, bad = [], []
-    for source in progress(sources, desc="Reading", unit="file"):
+    names = short_names([Path(source) for source in sources])
+    pages, bad, damaged = [], [], []
+    for source, name in progress(list(zip(sources, names, strict=True)), desc="Reading", unit="file"):
         try:
             path = download(source, download_folder, max_megabytes=max_megabytes) if isinstance(source, str) else source
             pages.append((path, read_pages(path, cache)))
         except UserError as error:
-            bad.append(str(error))
+            bad.append(str(error) if isinstance(source, str) else str(error).replace(str(source), name))
+            continue
+        if lost := [str(metadata["page"]) for text, metadata in pages[-1][1] if text is None]:
+            damaged.append(f"{name} is damaged on page {', '.join(lost)} of {len(pages[-1][1])}.")
     if bad and (on_unreadable == "fail" or not pages):
         raise UserError(bad[0] if len(bad) == 1 else f"{len(bad)} files cannot be read. " + " ".join(bad))
     if bad:
         warnings.warn(f"{len(bad)} of {len(sources)} files were left out: {' '.join(bad)}", stacklevel=3)
-        (left_out if left_out is not None else []).extend(bad)
+    if damaged:
+        warnings.warn(f"Some pages were left out: {' '.join(damaged)}", stacklevel=3)
+    if left_out is not None:
+        left_out += bad + damaged
     documents = []
     for name, (_, texts) in zip(short_names([path for path, _ in pages]), pages, strict=True):
         for text, metadata in texts:
             metadata = {"file_name": name} | metadata
             documents.append(
                 Document(
-                    id_=source_id(metadata), text=text, metadata=metadata,
+                    id_=source_id(metadata), text=text or "", metadata=metadata,
                     excluded_embed_metadata_keys=list(metadata), excluded_llm_metadata_keys=["page"],
                 )
             )  # fmt: skip

@@ -13,11 +13,13 @@ from pathlib import Path
 from nbutils.core import UserError, content_hash, first_line, remember
 from nbutils.corpus.files import KNOWN
 
-Page = tuple[str, dict]  # text, metadata
+Page = tuple[str | None, dict]  # text (None where the page is damaged), metadata
 
 
 def read_pages(path: Path, cache: str | Path | None = None) -> list[Page]:
     """Return the text and metadata of each page of a PDF, or of the whole file for other types.
+
+    The text of a damaged page is None.
 
     Args:
         path: the file.
@@ -48,9 +50,7 @@ def _read(path: Path, data: bytes) -> Iterator[Page]:
     elif suffix in (".html", ".htm"):
         text = _html_text(_decode(path, data, is_page=True))
     else:
-        text = _decode(path, data)
-        if suffix in (".md", ".markdown"):
-            text = _DATA_URL.sub("", text)
+        text = _DATA_URL.sub("", _decode(path, data))
     text = clean(text)
     if not text:
         raise UserError(f"{path} holds no text. Remove it from the files or replace it.")
@@ -88,14 +88,15 @@ def _read_pdf(path: Path, data: bytes) -> Iterator[Page]:
             labels.append(pdf.get_page_label(number) or str(number + 1))
     if all(text is None for text in texts):
         raise UserError(f"{path} is damaged: no page can be read. Download or copy it again.")
+    damaged = [text is None for text in texts]
     texts = [clean(text) for text in _join_hyphens([text or "" for text in texts])]
     if not any(texts):
         raise UserError(
             f"{path} has no text on its {len(texts)} page(s), only images. Run OCR on it first, "
             "for example `ocrmypdf IN.pdf OUT.pdf`."
         )
-    for number, (text, label) in enumerate(zip(texts, labels, strict=True), 1):
-        yield text, {"page_label": label, "page": number}
+    for number, (text, label) in enumerate(zip(texts, labels, strict=True)):
+        yield None if damaged[number] else text, {"page_label": label, "page": number + 1}
 
 
 def _page_text(pdf, number: int, has_form: bool) -> str | None:
@@ -167,21 +168,18 @@ def _join_hyphens(texts: list[str]) -> list[str]:
 
 # Characters
 
-_DATA_URL = re.compile(r"data:[\w.+/-]+(?:;[\w=.+-]+)*;base64,[A-Za-z0-9+/=]+(?:\s+[A-Za-z0-9+/=]{60,})*")
-_SOFT_BREAK = re.compile("\xad[ \t]*\n[ \t]*")
-_LEADERS = re.compile(r" ?(?:[._·․‥…⋯] ?){4,}")  # of contents pages, and lines to write on
+_DATA_URL = re.compile(
+    r"data:image/svg\+xml[^,\n]*,\s*<svg.*?</svg>|data:[\w.+/-]+(?:;[\w=.+-]+)*"
+    r"(?:;base64,[\w+/=-]+(?:\s+[A-Za-z0-9+/=]{60,})*|,[^\s)\"'<>]{40,})",
+    re.DOTALL,
+)
+_SOFT_BREAK = re.compile("\xad[ \t]*\r?\n[ \t]*")
+_LEADERS = re.compile(r"[ \t]?(?:[._·․‥…⋯•∙⋅・．][ \t]{0,3}){4,}")  # of contents pages, and lines to write on
+_FORMS = re.compile("[\ufb00-\ufdff\ufe70-\ufefc]+")  # ligatures, and Hebrew and Arabic letters as they look in a word
 _ODD = dict.fromkeys([*range(32), *range(0x7F, 0xA0), *range(0xD800, 0xE000), 0xAD, 0x200B, 0x2060, 0xFEFF, 0xFFFF])
-_ODD |= {
-    ord("\n"): "\n",
-    ord("\t"): "\t",
-    0x0B: "\n",
-    0x0C: "\n",
-    0x85: "\n",
-    0xA0: " ",
-    ord(_HYPHEN): "-",
-    0x2011: "-",
-}
-_ODD |= {0xFB00 + i: letters for i, letters in enumerate(("ff", "fi", "fl", "ffi", "ffl", "st", "st"))}  # ligatures
+_ODD |= dict.fromkeys([0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])  # marks of direction
+_ODD |= dict.fromkeys([0x0A, 0x0B, 0x0C, 0x85, 0x2028, 0x2029], "\n") | dict.fromkeys([0xA0, 0x2007, 0x202F], " ")
+_ODD |= {ord("\t"): "\t", ord(_HYPHEN): "-", 0x2010: "-", 0x2011: "-", 0xF0B7: "•", 0xF0A7: "•"}  # Symbol's bullets
 
 
 def clean(text: str) -> str:
@@ -191,6 +189,7 @@ def clean(text: str) -> str:
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = _SOFT_BREAK.sub("", text).translate(_ODD)
+    text = _FORMS.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
     text = _LEADERS.sub(" … ", unicodedata.normalize("NFC", text))
     return re.sub(r"[ \t]+\n", "\n", text).strip()
 
@@ -210,23 +209,35 @@ def _decode(path: Path, data: bytes, is_page: bool = False) -> str:
         if not is_page:
             raise UserError(f"{path} is not a text file. Convert it to {KNOWN}.")
         data = data.replace(b"\0", b"")
-    declared = re.search(rb"<meta[^>]+charset=[\"']?([\w-]+)", data[:4096], re.IGNORECASE) if is_page else None
-    for encoding in ("utf-8", declared[1].decode("ascii") if declared else "utf-8"):
+    declared = _declared(data) if is_page else None
+    for encoding in ("iso2022_jp" if b"\x1b$" in data else "utf-8", declared or "utf-8"):
         try:
             return data.decode(encoding)
         except (UnicodeDecodeError, LookupError):
             pass
+    text = data.decode("utf-8", "replace")
+    if 10 * text.count("\ufffd") < sum(letter > "\x7f" for letter in text):
+        return text  # UTF-8 of which a few bytes are broken
     return _guess(path, data)
+
+
+def _declared(data: bytes) -> str | None:
+    """Return the encoding that a web page names; Latin-1 means Windows-1252 there."""
+    named = re.search(rb"<(?:meta|\?xml)[^>]+(?:charset|encoding)=[\"']?([\w-]+)", data[:4096], re.IGNORECASE)
+    encoding = named[1].decode("ascii").lower() if named else None
+    return "cp1252" if encoding in ("iso-8859-1", "latin1", "us-ascii", "ascii") else encoding
 
 
 def _guess(path: Path, data: bytes) -> str:
     from charset_normalizer import from_bytes
 
     candidates = [
-        "cp1252", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256", "euc_kr", "gb18030", "big5",
-        "euc_jp", "shift_jis",
+        "cp1252", "cp1250", "cp1251", "cp1255", "koi8_r", "cp1253", "cp1254", "cp1256", "cp866", "euc_kr", "gb18030",
+        "big5", "euc_jp", "shift_jis", "cp874",
     ]  # fmt: skip
-    found = from_bytes(data, cp_isolation=candidates)
+    # A name or a price in an English text tells nothing about languages: that is what Windows writes.
+    few = len(set(re.findall(rb"\S*[\x80-\xff]\S*", data))) < 4 and sum(byte > 127 for byte in data) < len(data) / 4
+    found = [] if few else from_bytes(data, cp_isolation=candidates)
     ranked = sorted(found, key=lambda match: (match.chaos, -match.coherence, candidates.index(match.encoding)))
     encoding = ranked[0].encoding if ranked else "cp1252"
     warnings.warn(f"{path.name} does not say its encoding; it was read as {encoding}.", stacklevel=2)
@@ -246,19 +257,25 @@ def _html_text(page: str) -> str:
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(page, "html.parser")
-    for tag in soup(["script", "style", "noscript", "template"]):
+    for tag in soup(["script", "style", "noscript", "template", "ix:header"]):  # the last: XBRL's data about a filing
         tag.decompose()
+    for text in [text for tag in soup(["pre", "textarea"]) for text in tag.find_all(string=True)]:
+        text.replace_with(text.replace("\n", "\0"))
+    for tag in soup("input"):
+        shown = tag.get("type", "text").lower() in ("text", "number", "email", "tel", "date")
+        tag.insert_before(f" {tag.get('value', '')} " if shown else " ")
     for cell in soup(["td", "th"]):
-        for tag in cell(_APART):
+        for tag in cell(_APART) if not cell.find("table") else ():  # a cell with a table in it is layout
             tag.insert_before(" ")
-            if tag.name not in ("table", "tr"):
+            if tag.name != "tr":
                 tag.unwrap()
         cell.insert_before("\1")
     for tag in soup(_APART):
         tag.insert_before("\0")
         tag.insert_after("\0")
-    rows = ([" ".join(cell.split()) for cell in line.split("\1")] for line in soup.get_text().split("\0"))
-    return "\n".join(filter(None, (" | ".join(row).strip(" |") for row in rows)))
+    lines = _SOFT_BREAK.sub("", soup.get_text()).split("\0")
+    rows = (filter(None, (" ".join(cell.split()) for cell in line.split("\1"))) for line in lines)
+    return "\n".join(filter(None, map(" | ".join, rows)))
 
 
 def _docx_html(path: Path) -> str:

@@ -5,6 +5,7 @@ import os
 import random
 import re
 import unicodedata
+import warnings
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -106,6 +107,27 @@ def test_one_damaged_page_does_not_take_the_others_along(tmp_path):
     assert len(texts) == 3 and texts[0] == "First page" and texts[2] == "Third page"
 
 
+def test_damaged_pages_are_told(tmp_path):
+    data = draw_pdf("First page", "Second page", "Third page", pageCompression=0)
+    kids = re.search(rb"/Kids \[ *(\d+) 0 R (\d+) 0 R", data)
+    page = re.search(rb"\n" + kids[2] + rb" 0 obj\n<<.*?>>\nendobj", data, re.DOTALL)
+    (tmp_path / "a.pdf").write_bytes(data.replace(page[0], page[0].replace(b"/Type /Page", b"/Type /Pear")))
+    left_out = []
+    with pytest.warns(UserWarning, match="pages were left out"):
+        texts = [document.text for document in load_documents(tmp_path / "a.pdf", left_out=left_out)]
+    assert texts == ["First page", "", "Third page"] and left_out == ["a.pdf is damaged on page 2 of 3."]
+
+
+def test_what_was_left_out_is_named_without_its_folder(tmp_path):
+    for folder, text in {"a": "text", "b": " "}.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "report.txt").write_text(text)
+    left_out = []
+    with pytest.warns(UserWarning, match="1 of 2 files"):
+        load_documents(tmp_path, left_out=left_out)
+    assert len(left_out) == 1 and left_out[0].startswith("b/report.txt holds no text")
+
+
 @pytest.mark.parametrize(
     ("raw", "cleaned"),
     [
@@ -118,6 +140,9 @@ def test_one_damaged_page_does_not_take_the_others_along(tmp_path):
         ("Item 7. Risks . . . . . . . 12\nItem 8 ........ 34", "Item 7. Risks … 12\nItem 8 … 34"),
         ("Signed: ________ today", "Signed: … today"),
         ("and so on... 1.2.3.4.5", "and so on... 1.2.3.4.5"),
+        ("Risks .  .  .  . 12\n目次・・・・・12\nA • • • • • 3", "Risks … 12\n目次 … 12\nA … 3"),
+        ("a\u2028b \u200ec\u202a \uf0b7 d", "a\nb c • d"),
+        ("Ver\xad\r\nsicherung \ufee3\ufeae", "Versicherung \u0645\u0631"),
     ],
 )
 def test_clean(raw, cleaned):
@@ -313,6 +338,10 @@ def test_no_page_of_a_filing_falls_apart_into_letters():
         ("gb18030", "早晨的渡轮每小时一班，周日停航。" * 5),
         ("big5", "早晨的渡輪每小時一班，週日停航。" * 5),
         ("euc_kr", "아침 여객선은 매시간 떠납니다. " * 5),
+        ("cp1255", "מחיר הכרטיס למעבורת עלה בחמישה אחוזים. " * 4),
+        ("cp866", "Утренний паром ходит каждый час. " * 4),
+        ("cp874", "ราคาตั๋วเรือข้ามฟากเพิ่มขึ้นห้าเปอร์เซ็นต์ " * 4),
+        ("cp1252", "The fare is 9 € for each of the passengers."),
     ],
 )
 def test_an_encoding_is_guessed_and_said(tmp_path, encoding, text):
@@ -328,6 +357,44 @@ def test_wide_encodings_in_every_format(tmp_path, encoding, name):
         pytest.skip("browsers do not read it either")
     (tmp_path / name).write_bytes("<p>The ferry costs nine crowns</p>".encode(encoding))
     assert "The ferry costs nine crowns" in load_documents(tmp_path / name)[0].text
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("Die Überfahrt nach Göteborg kostet für alle fünf Kronen mehr.".encode() * 9 + b"\xff", "Die Überfahrt nach"),
+        ("朝のフェリーは毎時出ています。".encode("iso2022_jp"), "朝のフェリーは毎時出ています。"),
+    ],
+)
+def test_what_is_nearly_utf_8_and_mail_s_japanese_are_not_guessed(tmp_path, data, text):
+    (tmp_path / "a.txt").write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_documents(tmp_path / "a.txt")[0].text.startswith(text)
+
+
+def test_latin_1_of_a_web_page_is_windows_1252(tmp_path):
+    (tmp_path / "a.html").write_bytes(b'<meta charset="ISO-8859-1"><p>the \x93best\x94 caf\xe9')
+    assert load_documents(tmp_path / "a.html")[0].text == "the “best” café"
+
+
+@pytest.mark.parametrize(
+    ("page", "lines"),
+    [
+        ("<div><ix:header><ix:hidden>0001318605</ix:hidden></ix:header></div><p>Revenue rose.", ["Revenue rose."]),
+        (
+            "<table><tr><td>Revenue<td><td>$<td>1,141<tr><td>Costs<td><td>$<td>9",
+            ["Revenue | $ | 1,141", "Costs | $ | 9"],
+        ),
+        ("<table><tr><td><p>One</p><p>Two</p><table><tr><td>Lund<td>9</table></table>", ["One", "Two", "Lund | 9"]),
+        ("<pre>Lund  9\nOslo  12</pre>", ["Lund 9", "Oslo 12"]),
+        ("<p>Versi&shy;\n  cherung", ["Versicherung"]),
+        ("<p>Name: <input value='Okonkwo'><input type=hidden value=7>", ["Name: Okonkwo"]),
+    ],
+)
+def test_web_pages(tmp_path, page, lines):
+    (tmp_path / "a.html").write_text(page)
+    assert load_documents(tmp_path / "a.html")[0].text.split("\n") == lines
 
 
 def test_html_says_its_own_encoding(tmp_path):
@@ -434,7 +501,7 @@ def test_pictures_inside_markdown_are_left_out(tmp_path):
     picture = "iVBORw0KGgo" * 20_000
     (tmp_path / "a.md").write_text(
         f"Before ![map](data:image/png;base64,{picture}) after\n\n[r]: data:image/svg+xml;charset=utf-8;base64,{picture}\n"
-        f'<img src="data:image/png;base64,{picture}">\nend'
+        f'<img src="data:image/png;base64,{picture}">\n![d](data:image/svg+xml;utf8,<svg width="9">{"<path/>" * 99}</svg>)\nend'
     )
     text = load_documents(tmp_path / "a.md")[0].text
     assert len(text) < 100 and all(word in text for word in ("Before ![map]", "after", "end"))
