@@ -18,6 +18,12 @@ CONTENT_TYPES = {
     "application/vnd.openxmlformats-officedocument.wordprocessingml.document": ".docx",
 }
 
+_SHARE_PAGES = re.compile(
+    r"//((drive|docs)\.google\.com|(www\.)?dropbox\.com|1drv\.ms|onedrive\.live\.com|[^/]+\.sharepoint\.com|([^/]+\.)?box\.com/s"
+    r"|github\.com/[^/]+/[^/]+/blob|(www\.)?icloud\.com|we\.tl|wetransfer\.com)(/|$)",
+    re.IGNORECASE,
+)
+
 
 def download(
     url: str,
@@ -39,7 +45,8 @@ def download(
         max_megabytes: refuse larger files.
         timeout: seconds to wait for a connection, and for each piece of data.
         retries: further tries after a failure that may pass (no connection, status 408, 425, 429 or 5xx).
-        backoff: seconds before the third try (the second is made at once); doubles with each. Retry-After counts.
+        backoff: seconds before the third try (the second is made at once); doubles with each. Retry-After counts, up to
+            a minute.
 
     Raises:
         UserError: it cannot be fetched, is too large, is not what the address says, or cannot be written.
@@ -69,7 +76,9 @@ def _fetch(url: str, limit: int, timeout: float, retries: int, backoff: float) -
     from urllib3.util import Retry
 
     again = (408, 425, 429, *range(500, 600))
-    policy = Retry(retries, backoff_factor=backoff, status_forcelist=again, raise_on_status=False, backoff_max=60)
+    policy = Retry(
+        retries, backoff_factor=backoff, backoff_max=60, retry_after_max=60, status_forcelist=again, raise_on_status=False
+    )  # fmt: skip
     too_large = UserError(f"{url} is larger than {limit / 1e6:g} MB. Raise max_megabytes, or name a smaller file.")
     begun = False
     agent = os.environ.get("NBUTILS_USER_AGENT") or "nbutils"
@@ -91,7 +100,7 @@ def _fetch(url: str, limit: int, timeout: float, retries: int, backoff: float) -
                         if len(data) > limit:
                             raise too_large
                 return bytes(data), response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    except requests.RequestException as error:
+    except OSError as error:  # requests' own errors are OSErrors too
         if begun:
             raise _CutOff(_trouble(error, timeout)) from error
         raise UserError(f"Cannot download {url}: {_trouble(error, timeout)}") from error
@@ -113,6 +122,8 @@ def _trouble(error: Exception, timeout: float) -> str:
         return "its certificate is not trusted. Name your organisation's certificates by REQUESTS_CA_BUNDLE."
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.TooManyRedirects | ValueError):
         return f"{type(error).__name__}. Check the address."
+    if not isinstance(error, requests.RequestException):
+        return f"{error}. Check the environment variable REQUESTS_CA_BUNDLE."
     if isinstance(error, requests.Timeout) or "Read timed out" in str(error):
         return f"no answer within {timeout:g} seconds. Try again later, or download it by hand and name the file."
     return "the connection failed. Check the address and the network, or download it by hand and name the file."
@@ -133,6 +144,11 @@ def _content_suffix(url: str, data: bytes, content_type: str) -> str:
     else:
         found = expected if expected not in (".pdf", ".docx") else None
     page = (".html", ".htm")
+    if found == ".html" and _SHARE_PAGES.search(url):
+        raise UserError(
+            f"{url} is a page that shows a document, not the document. Name its direct download link, "
+            "or download the file by hand and name that."
+        )
     if found is None or (expected and found != expected and not (found in page and expected in page)):
         what = "a web page" if found == ".html" else "something else"
         raise UserError(

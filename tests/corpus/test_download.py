@@ -43,6 +43,7 @@ class Server(http.server.BaseHTTPRequestHandler):
             "/download": (self.PDF, "application/pdf"),
             "/notes.txt": (b"Some notes", "text/plain"),
             "/page": (b"<html><p>A web page</p></html>", "text/html; charset=utf-8"),
+            "http://drive.google.com/file/d/1/view": (b"<!DOCTYPE html><html>Viewer</html>", "text/html"),
             "/login.pdf": (b"<!DOCTYPE html><html>Log in</html>", "text/html"),
             "/login.txt": (b"<!DOCTYPE html><html>Log in</html>", "text/html"),
             "/word.docx": (draw_docx("A letter"), "application/octet-stream"),
@@ -133,6 +134,20 @@ def test_a_failed_download_leaves_nothing(server, tmp_path, path, says, requests
     assert f"{server.url}/{path}" in str(error.value)
     assert not list(tmp_path.iterdir())
     assert len(server.asked) == requests
+
+
+def test_a_share_page_is_not_taken_for_the_document(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    monkeypatch.setenv("http_proxy", server.url)
+    with pytest.raises(UserError, match="a page that shows a document"):
+        download("http://drive.google.com/file/d/1/view", tmp_path)
+    assert server.asked == ["http://drive.google.com/file/d/1/view"] and not list(tmp_path.iterdir())
+
+
+def test_certificates_that_are_not_there_name_the_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "gone.pem"))
+    with pytest.raises(UserError, match=r"gone\.pem.*REQUESTS_CA_BUNDLE"):
+        download("https://127.0.0.1:9/a.pdf", tmp_path, retries=0)
 
 
 def test_unreachable_server(tmp_path):
