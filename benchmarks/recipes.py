@@ -6,11 +6,14 @@ A set is a JSON file with `queries`, `corpus`, `relevant_docs` and perhaps `docu
 to what document it belongs: a query is then searched in its own document. The queries of the set only judge: a model
 is trained on queries that the offline generator writes about the very chunks that are searched. With `--half` it
 learns from the first half of the chunks and is judged by the questions about the second. A recipe is JSON: `kinds` and
-`number` are the generator's, all others are options of the engine.
+`number` are the generator's, all others are options of the engine. `"pairs": true` trains on the set's own questions
+about the training half (with `--half` alone: else it would learn what judges it), mixed with the generator's if
+`"number"` is not 0. `"chunks"` trains on a random part of that many chunks.
 """
 
 import argparse
 import json
+import random
 import sys
 import tempfile
 import time
@@ -37,9 +40,15 @@ def written(corpus: dict[str, str], kinds: list[str], number: int) -> EmbeddingQ
     )
 
 
-def trained(corpus: dict[str, str], kinds=("sentence", "keywords"), number=2, **options):
-    """Return the base model trained on generated queries, and their number."""
-    dataset = written(corpus, kinds, number)
+def trained(judge: "Judge", kinds=("sentence", "keywords"), number=None, pairs=False, chunks=0, **options):
+    """Return the base model trained on generated queries, or on the set's own about its training half, and their number."""
+    corpus = judge.train
+    if chunks:
+        corpus = {i: corpus[i] for i in random.Random(0).sample(list(corpus), min(chunks, len(corpus)))}
+    dataset = written(corpus, kinds, (0 if pairs else 2) if number is None else number)
+    if pairs:
+        dataset.queries |= judge.own.queries
+        dataset.relevant_docs |= judge.own.relevant_docs
     with tempfile.TemporaryDirectory() as folder:
         chosen = {"dev_fraction": 0, "max_seq_length": 256, "show_progress_bar": False} | options
         engine = SentenceTransformersFinetuneEngine(dataset, DEFAULT_MODEL, f"{folder}/model", **chosen)
@@ -56,6 +65,12 @@ class Judge:
         ids = list(self.corpus)
         self.train = {i: self.corpus[i] for i in ids[: len(ids) // 2]} if half else self.corpus
         asked = [q for q, found in data["relevant_docs"].items() if not half or found[0] not in self.train]
+        rest = {q: found for q, found in data["relevant_docs"].items() if q not in set(asked)}
+        self.own = EmbeddingQAFinetuneDataset(
+            queries={f"own {q}": data["queries"][q] for q in rest},
+            corpus=self.train,
+            relevant_docs={f"own {q}": found for q, found in rest.items()},
+        )
         self.queries = [data["queries"][q] for q in asked]
         self.relevant = np.array([np.isin(ids, data["relevant_docs"][q]) for q in asked])
         self.clusters = [data["relevant_docs"][q][0] for q in asked]
@@ -102,7 +117,7 @@ def main() -> int:
         print(row(judge, "BM25", "", judge.of_bm25(), base, 0), flush=True)
         for changes in options.recipes:
             start = time.monotonic()
-            model, number = trained(judge.train, **changes)
+            model, number = trained(judge, **changes)
             found = judge.of_model(model)
             print(row(judge, json.dumps(changes), number, found, base, time.monotonic() - start), flush=True)
     return 0
