@@ -1,0 +1,98 @@
+"""The question sets of a run: synthetic ones, people's about the validation documents, people's about all documents."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from nbutils.evaluation.gold import GoldQuestions, gold_questions
+from nbutils.evaluation.leaks import plain_words, remove_leaks, without_chunks
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from llama_index.core.schema import TextNode
+
+GOLD, ALL_GOLD = "gold", "gold, all documents"
+
+
+def gold_sets(
+    name: str,
+    train_files: Sequence[str],
+    val_files: Sequence[str],
+    train_nodes: "Sequence[TextNode]",
+    val_nodes: "Sequence[TextNode]",
+    taught: Mapping[str, str],
+    *,
+    keep_leaks: bool = False,
+) -> dict[str, GoldQuestions]:
+    """Return people's questions as question sets; none where there are no gold questions.
+
+    `gold` holds the questions about the validation documents: it judges a model that was trained on the others.
+    `gold, all documents` holds every question, each searched in its own document: it judges a model that was trained
+    on all of them. It is left out where it would be the same as `gold`. Where training questions are near-copies of
+    gold questions, the sets without those stand beside.
+
+    Args:
+        name: GOLD_QUESTIONS: a path, "auto" or "".
+        train_files, val_files: the files of the run, to find what "auto" means.
+        train_nodes, val_nodes: the chunks of the run.
+        taught: id -> question of the training questions.
+        keep_leaks: keep validation chunks that stand in the training corpus.
+
+    Raises:
+        UserError: as for `gold_questions`.
+    """
+    found = gold_questions(name, [*val_files, *train_files], [*train_nodes, *val_nodes])
+    if found is None:
+        return {}
+    train_ids = {node.node_id for node in train_nodes}
+    unseen, sets = without_chunks(found, train_ids), {}
+    if unseen.queries:
+        train_corpus = {node.node_id: node.text for node in train_nodes}
+        sets[GOLD], _ = remove_leaks(unseen, train_corpus, keep=keep_leaks)
+    if len(unseen.queries) < len(found.queries):
+        sets[ALL_GOLD] = found.in_own_document({node.node_id: _file(node) for node in [*train_nodes, *val_nodes]})
+    copies = near_copies(found.queries, taught.values())
+    if len(copies):
+        print(f"{len(copies)} gold questions have a near-copy among the training questions:", *copies.question, sep="\n- ")
+        rest = {f"{each}, no near-copies": _without_questions(data, set(copies.index)) for each, data in sets.items()}
+        sets |= {each: data for each, data in rest.items() if data.queries}
+    return sets
+
+
+def near_copies(asked: Mapping[str, str], taught: Iterable[str], threshold: float = 0.8) -> "pd.DataFrame":
+    """Return the questions that share at least `threshold` of their words, both ways together, with a training question.
+
+    Args:
+        asked: id -> question of those that judge.
+        taught: the training questions.
+        threshold: words that both hold as a share of the words that either holds (Jaccard).
+
+    Returns:
+        DataFrame by question id: `question`, `taught` (the nearest training question), `share`.
+    """
+    import pandas as pd
+
+    words = [(text, set(plain_words(text))) for text in dict.fromkeys(taught)]
+    with_word: dict[str, list[int]] = {}
+    for number, (_, found) in enumerate(words):
+        for word in found:
+            with_word.setdefault(word, []).append(number)
+    rows = {}
+    for key, question in asked.items():
+        mine = set(plain_words(question))
+        candidates = {number for word in mine for number in with_word.get(word, ())}
+        shares = {number: len(mine & words[number][1]) / len(mine | words[number][1]) for number in candidates}
+        best = max(shares, key=shares.__getitem__, default=None)
+        if best is not None and shares[best] >= threshold:
+            rows[key] = (question, words[best][0], round(shares[best], 2))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["question", "taught", "share"])
+
+
+def _file(node: "TextNode") -> str:
+    return str(node.metadata.get("file_name", ""))
+
+
+def _without_questions(dataset: GoldQuestions, gone: set[str]) -> GoldQuestions:
+    rest = dataset.model_copy()
+    rest.queries = {key: text for key, text in dataset.queries.items() if key not in gone}
+    rest.relevant_docs = {key: dataset.relevant_docs[key] for key in rest.queries}
+    return rest
