@@ -52,7 +52,9 @@ def gold_sets(
         sets[ALL_GOLD] = found.in_own_document({node.node_id: _file(node) for node in [*train_nodes, *val_nodes]})
     copies = near_copies(found.queries, taught.values())
     if len(copies):
-        print(f"{len(copies)} gold questions have a near-copy among the training questions:", *copies.question, sep="\n- ")
+        print(
+            f"{len(copies)} gold questions have a near-copy among the training questions:", *copies.question, sep="\n- "
+        )
         rest = {f"{each}, no near-copies": _without_questions(data, set(copies.index)) for each, data in sets.items()}
         sets |= {each: data for each, data in rest.items() if data.queries}
     return sets

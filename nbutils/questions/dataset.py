@@ -88,3 +88,24 @@ class EmbeddingQAFinetuneDataset(BaseModel):
                     f"Question {query_id} in {name} points to no chunk of the corpus. Remove it or add its chunk."
                 )
         return self
+
+
+def merged(*datasets: EmbeddingQAFinetuneDataset) -> EmbeddingQAFinetuneDataset:
+    """Return one dataset with the questions and chunks of all, a question about the same chunks once.
+
+    The account is the first dataset's. Where two datasets use one id for different questions, the second gets a new id.
+    """
+    first = datasets[0]
+    whole = EmbeddingQAFinetuneDataset(queries={}, corpus={}, relevant_docs={})
+    whole.account, seen = getattr(first, "account", None), set()
+    for number, data in enumerate(datasets):
+        whole.corpus |= data.corpus
+        whole.headers |= getattr(data, "headers", {})
+        for query_id, query in data.queries.items():
+            relevant = data.relevant_docs[query_id]
+            pair = (query.casefold(), tuple(sorted(relevant)))
+            if pair not in seen:
+                seen.add(pair)
+                new = f"{query_id}-{number}" if query_id in whole.queries else query_id
+                whole.queries[new], whole.relevant_docs[new] = query, relevant
+    return whole

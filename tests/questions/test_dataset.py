@@ -10,7 +10,7 @@ from question_helpers import (
     make_nodes,
 )
 
-from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
+from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, merged
 from nbutils.questions.generate import generate_qa_embedding_pairs
 
 
@@ -43,3 +43,20 @@ def test_headers_stand_before_the_chunks_that_have_one(out):
     nodes[1].metadata["header"] = "Report"
     generated = generate_qa_embedding_pairs(nodes, "offline", output_path=out, verbose=False)
     assert generated.headers == {nodes[1].id_: "Report"}
+
+
+def test_merged_datasets_hold_each_question_about_the_same_chunks_once():
+    first = EmbeddingQAFinetuneDataset(
+        queries={"q": "When?", "r": "Why?"}, corpus={"a": "A"}, relevant_docs={"q": ["a"], "r": ["a"]}
+    )
+    second = EmbeddingQAFinetuneDataset(
+        queries={"q": "where?", "s": "when?", "t": "When?"},
+        corpus={"a": "A", "b": "B"},
+        relevant_docs={"q": ["b"], "s": ["a"], "t": ["b"]},
+        headers={"b": "Report"},
+    )
+    whole = merged(first, second)
+    assert sorted(whole.queries.values()) == ["When?", "When?", "Why?", "where?"]
+    assert whole.check().corpus == {"a": "A", "b": "B"}
+    assert whole.passages()["b"] == "Report\nB"
+    assert first.queries == {"q": "When?", "r": "Why?"} and first.headers == {}
