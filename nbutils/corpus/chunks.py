@@ -5,11 +5,12 @@ import importlib.metadata
 import itertools
 import json
 import os
+import re
 import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from nbutils.core import UserError, content_hash, progress, remember, write_atomic
@@ -32,6 +33,7 @@ def load_corpus(
     download_folder: str | Path | None = None,
     max_megabytes: float = 200,
     cache: str | Path | None = None,
+    header: str | Sequence[str] = (),
     **splitter_options,
 ) -> "list[TextNode]":
     """Read files and split them into chunks.
@@ -51,16 +53,19 @@ def load_corpus(
         download_folder: where files from URLs are kept; default is `core.download_folder()`.
         max_megabytes: refuse larger downloads.
         cache: a folder that keeps what was read and split, by content and settings, for other runs; default is none.
+        header: what stands before a chunk where it is embedded: "file", "title", "section", or several of them in order.
         splitter_options: further arguments of `llama_index.core.node_parser.SentenceSplitter`.
 
     Returns:
         Chunks in reading order; a chunk never spans two pages of a PDF. `id_` derives from the text, so it is the same
-        on every run and machine. `metadata` holds `file_name` and, for PDFs, `page` (counted from 1) and `page_label`.
+        on every run and machine. `metadata` holds `file_name` and, for PDFs, `page` (counted from 1) and `page_label`;
+        `title` and `section` where they are known; and `header` where one was asked for, such as "10-K 2022 acme ·
+        Liquidity". The header is no part of the text: `get_content(MetadataMode.EMBED)` returns it with the text below.
 
     Raises:
         UserError: there is nothing to read, no file can be read, or a parameter is out of range.
     """
-    splitter = _splitter(chunk_size, chunk_overlap, splitter_options)
+    splitter, header = _splitter(chunk_size, chunk_overlap, splitter_options), check_header(header)
     files = [files] if isinstance(files, str | Path) else list(files)
     if verbose:
         print(f"Loading files {[_shown(file) for file in files]}")
@@ -79,7 +84,7 @@ def load_corpus(
         key = content_hash(code, version, settings, *(page.text for page in pages), length=32)
         split = remember(cache, f"chunks-{key}", lambda pages=pages: [splitter.split_text(page.text) for page in pages])
         chunks += [(chunk, page.metadata) for page, texts in zip(pages, split, strict=True) for chunk in texts]
-    nodes = _nodes(chunks)
+    nodes = _nodes((text, metadata | _header(metadata, header)) for text, metadata in chunks)
     if verbose:
         print(f"Parsed {len(nodes)} nodes")
     return nodes
@@ -196,6 +201,32 @@ def _tokens() -> Callable[[str], list[int]]:
     return functools.partial(encoding.encode, allowed_special="all")
 
 
+HEADER_PARTS = ("file", "title", "section")
+
+
+def check_header(header: str | Sequence[str]) -> list[str]:
+    """Return the parts of a chunk's header in a list.
+
+    Raises:
+        UserError: a part that is none of "file", "title" and "section"; it names CHUNK_HEADER.
+    """
+    parts = [header] if isinstance(header, str) else list(header or ())
+    parts = [part for part in parts if part not in ("", "none")]
+    for part in parts:
+        if part not in HEADER_PARTS:
+            raise UserError(f"CHUNK_HEADER holds {part!r}; use 'none', 'file', 'title', 'section' or a list of these.")
+    return list(dict.fromkeys(parts))
+
+
+def _header(metadata: dict, parts: Sequence[str]) -> dict:
+    """Return the header of a chunk as metadata; nothing where no part is known."""
+    known = metadata | {
+        "file": " ".join(re.split(r"[\s_]+", str(PurePosixPath(metadata["file_name"]).with_suffix(""))))
+    }
+    header = " · ".join(dict.fromkeys(known[part] for part in parts if known.get(part)))
+    return {"header": header} if header else {}
+
+
 def source_id(metadata: dict) -> str:
     page = metadata.get("page")
     return f"{metadata.get('file_name', '')}#page={page}" if page else metadata.get("file_name", "")
@@ -217,9 +248,13 @@ def _nodes(chunks: Iterable[tuple[str, dict]]) -> "list[TextNode]":
 def _node(node_id: str, text: str, metadata: dict) -> "TextNode":
     from llama_index.core.schema import TextNode
 
+    header = (
+        {"metadata_template": "{value}", "text_template": "{metadata_str}\n{content}"} if "header" in metadata else {}
+    )
     return TextNode(
-        id_=node_id, text=text, metadata=dict(metadata),
-        excluded_embed_metadata_keys=list(metadata), excluded_llm_metadata_keys=["page"],
+        id_=node_id, text=text, metadata=dict(metadata), **header,
+        excluded_embed_metadata_keys=[key for key in metadata if key != "header"],
+        excluded_llm_metadata_keys=["page", "header"],
     )  # fmt: skip
 
 

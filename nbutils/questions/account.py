@@ -98,7 +98,9 @@ def assemble(
         queries[query_id] = question
         relevant[query_id] = list(plan.owners[plan.requests[chunk_id].key])
         kept[chunk_id] += 1
-    dataset = EmbeddingQAFinetuneDataset(queries=queries, corpus=dict(plan.texts), relevant_docs=relevant)
+    dataset = EmbeddingQAFinetuneDataset(
+        queries=queries, corpus=dict(plan.texts), relevant_docs=relevant, headers=plan.headers
+    )
 
     chunks = [
         _record(plan, chunk_id, answers, settings, written, kept[chunk_id], chunk_reasons.get(chunk_id, {}))

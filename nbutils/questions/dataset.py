@@ -1,10 +1,11 @@
 """The (question, chunk) pairs in the walkthrough's own JSON format."""
 
 import json
+import operator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, PrivateAttr, ValidationError
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from nbutils.core import UserError, write_atomic
 
@@ -20,12 +21,14 @@ class EmbeddingQAFinetuneDataset(BaseModel):
         corpus: chunk id -> text of the chunk.
         relevant_docs: question id -> ids of the chunks that answer it, or id -> grade (which LlamaIndex can't read).
         mode: always "text".
+        headers: chunk id -> what stands before the chunk where it is embedded (see `load_corpus`); saved if there is any.
     """
 
     queries: dict[str, str]
     corpus: dict[str, str]
     relevant_docs: dict[str, list[str] | dict[str, float]]
     mode: str = "text"
+    headers: dict[str, str] = Field(default={}, exclude_if=operator.not_)
     _account: Any = PrivateAttr(None)
 
     @property
@@ -44,6 +47,11 @@ class EmbeddingQAFinetuneDataset(BaseModel):
     def query_docid_pairs(self) -> list[tuple[str, list[str]]]:
         """Each question with the ids of its relevant chunks."""
         return [(query, list(self.relevant_docs[query_id])) for query_id, query in self.queries.items()]
+
+    def passages(self) -> dict[str, str]:
+        """Return what is embedded of each chunk: chunk id -> header and text, on lines of their own."""
+        headed = {chunk_id: f"{header}\n{self.corpus[chunk_id]}" for chunk_id, header in self.headers.items() if header}
+        return self.corpus | headed
 
     def save_json(self, path: str | Path) -> None:
         """Write the dataset to `path`, whole or not at all."""

@@ -1,7 +1,7 @@
 """Which prompt belongs to which chunk, and where its answers are kept."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,12 +30,14 @@ class Plan:
         texts: chunk id -> text, of all chunks.
         skipped: chunk id -> why it is not asked about.
         requests: chunk id -> request; chunks of the same text share one.
+        headers: chunk id -> header, of the chunks that have one.
     """
 
     llm: object
     texts: dict[str, str]
     skipped: dict[str, str]
     requests: dict[str, Request]
+    headers: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def by_key(self) -> dict[str, Request]:
@@ -79,7 +81,8 @@ def make_plan(nodes: "Sequence[BaseNode]", llm, template, settings: QuestionSett
             prompt = render_prompt(template, text, number, settings.language, settings.seed)
             by_text[text] = Request(content_hash(prompt, signature, str(number), length=32), prompt)
         requests[chunk_id] = by_text[text]
-    return Plan(llm, texts, skipped, requests)
+    headers = {node.node_id: node.metadata["header"] for node in nodes if node.metadata.get("header")}
+    return Plan(llm, texts, skipped, requests, headers)
 
 
 def learns_from_corpus(llm) -> bool:

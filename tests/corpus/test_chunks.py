@@ -172,3 +172,18 @@ def test_data_of_dependencies_is_not_looked_for_elsewhere(tmp_path, variable):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == "1", done.stderr[-500:]
     assert not (tmp_path / "none").exists()
+
+
+def test_a_header_is_embedded_and_no_part_of_the_text(tmp_path):
+    path = tmp_path / "10-K_2022 acme.txt"
+    path.write_text("Cash and credit lines. " * 60)
+    plain, headed = load_corpus(path, chunk_size=64), load_corpus(path, chunk_size=64, header=["file", "title"])
+    assert [(node.id_, node.text) for node in plain] == [(node.id_, node.text) for node in headed]
+    assert [node.get_content(MetadataMode.EMBED) for node in plain] == [node.text for node in plain]
+    save_corpus(headed, tmp_path / "corpus.json")
+    for node in headed + read_corpus(tmp_path / "corpus.json"):
+        assert node.get_content(MetadataMode.EMBED) == f"10-K 2022 acme\n{node.text}"
+        assert node.get_content(MetadataMode.NONE) == node.get_content() == node.text
+    assert load_corpus(path, chunk_size=64, header="none") == load_corpus(path, chunk_size=64, header="") == plain
+    with pytest.raises(UserError, match="CHUNK_HEADER holds 'chapter'"):
+        load_corpus(path, header=["file", "chapter"])

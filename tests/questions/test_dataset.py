@@ -30,3 +30,16 @@ def test_a_dataset_of_any_text_is_written_as_llamaindex_writes_it(out):
     dataset.save_json(out)
     assert EmbeddingQAFinetuneDataset.from_json(out) == dataset
     assert out.read_text(encoding="ascii") == json.dumps(dataset.model_dump(), indent=4)
+
+
+def test_headers_stand_before_the_chunks_that_have_one(out):
+    dataset = EmbeddingQAFinetuneDataset(queries={}, corpus={"a": "one", "b": "two"}, relevant_docs={})
+    dataset.save_json(out)
+    assert "headers" not in json.loads(out.read_text()) and dataset.passages() == dataset.corpus
+    dataset = dataset.model_copy(update={"headers": {"b": "Report"}})
+    dataset.save_json(out)
+    assert EmbeddingQAFinetuneDataset.from_json(out).passages() == {"a": "one", "b": "Report\ntwo"}
+    nodes = make_nodes(2)
+    nodes[1].metadata["header"] = "Report"
+    generated = generate_qa_embedding_pairs(nodes, "offline", output_path=out, verbose=False)
+    assert generated.headers == {nodes[1].id_: "Report"}
