@@ -9,13 +9,14 @@ import re
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from nbutils.core import UserError, content_hash, progress, remember, write_atomic
 from nbutils.corpus.download import download
 from nbutils.corpus.files import Files, find_files, readable_name, short_names
+from nbutils.corpus.outline import section_at
 from nbutils.corpus.read import read_pages
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def load_corpus(
     chunk_overlap: int | None = None,
     on_unreadable: str = "skip",
     left_out: list[str] | None = None,
+    passed_over: list[str] | None = None,
     download_folder: str | Path | None = None,
     max_megabytes: float = 200,
     cache: str | Path | None = None,
@@ -50,6 +52,7 @@ def load_corpus(
             `chunk_size`, at most 200.
         on_unreadable: of several files, "skip" reads the others and warns; "fail" reads none and names every bad one.
         left_out: a list to which the reasons of files and pages that were left out are added, without folders.
+        passed_over: a list to which the names of hidden files, lock files and files of other types in folders are added.
         download_folder: where files from URLs are kept; default is `core.download_folder()`.
         max_megabytes: refuse larger downloads.
         cache: a folder that keeps what was read and split, by content and settings, for other runs; default is none.
@@ -65,46 +68,43 @@ def load_corpus(
     Raises:
         UserError: there is nothing to read, no file can be read, or a parameter is out of range.
     """
-    splitter, header = _splitter(chunk_size, chunk_overlap, splitter_options), check_header(header)
+    splitter, parts = _splitter(chunk_size, chunk_overlap, splitter_options), check_header(header)
     files = [files] if isinstance(files, str | Path) else list(files)
     if verbose:
         print(f"Loading files {[_shown(file) for file in files]}")
-    documents = load_documents(
-        files, on_unreadable=on_unreadable, left_out=left_out, download_folder=download_folder,
+    pages = _read_files(
+        files, on_unreadable=on_unreadable, left_out=left_out, passed_over=passed_over, download_folder=download_folder,
         max_megabytes=max_megabytes, cache=cache,
     )  # fmt: skip
     if verbose:
-        empty = sum(not document.text for document in documents)
-        print(f"Loaded {len(documents)} docs" + (f" ({empty} without text)" if empty else ""))
+        empty = sum(not text for text, _, _ in pages)
+        print(f"Loaded {len(pages)} docs" + (f" ({empty} without text)" if empty else ""))
     code, version = Path(__file__).read_text(encoding="utf-8"), importlib.metadata.version("llama-index-core")
     settings = json.dumps([chunk_size, chunk_overlap, splitter_options], sort_keys=True, default=str)
     chunks = []
-    for _, file in itertools.groupby(documents, lambda document: document.metadata["file_name"]):
-        pages = list(file)
-        key = content_hash(code, version, settings, *(page.text for page in pages), length=32)
-        split = remember(cache, f"chunks-{key}", lambda pages=pages: [splitter.split_text(page.text) for page in pages])
-        chunks += [(chunk, page.metadata) for page, texts in zip(pages, split, strict=True) for chunk in texts]
-    nodes = _nodes((text, metadata | _header(metadata, header)) for text, metadata in chunks)
+    for _, file in itertools.groupby(pages, lambda page: page[1]["file_name"]):
+        file = list(file)
+        texts = [text for text, _, _ in file]
+        key = content_hash(code, version, settings, *texts, length=32)
+        split = remember(cache, f"chunks-{key}", lambda texts=texts: list(map(splitter.split_text, texts)))
+        for (text, metadata, sections), parted in zip(file, split, strict=True):
+            for chunk, section in zip(parted, _sections(text, parted, sections), strict=True):
+                known = metadata | ({"section": section} if section else {})
+                chunks.append((chunk, known | _header(known, parts)))
+    nodes = _nodes(chunks)
     if verbose:
         print(f"Parsed {len(nodes)} nodes")
     return nodes
 
 
-def load_documents(
-    files: Files,
-    *,
-    on_unreadable: str = "skip",
-    left_out: list[str] | None = None,
-    download_folder: str | Path | None = None,
-    max_megabytes: float = 200,
-    cache: str | Path | None = None,
-) -> "list[Document]":
+def load_documents(files: Files, **reading) -> "list[Document]":
     """Read files into one document per page (PDF) or per file (everything else).
 
     Drop-in for `SimpleDirectoryReader(input_files=files).load_data()`.
 
     Args:
-        files, on_unreadable, left_out, download_folder, max_megabytes, cache: as for `load_corpus`.
+        files: as for `load_corpus`.
+        reading: `on_unreadable`, `left_out`, `passed_over`, `download_folder`, `max_megabytes`, `cache`, as there.
 
     Returns:
         Documents in order; a PDF page without text is a document with the text "".
@@ -114,21 +114,42 @@ def load_documents(
     """
     from llama_index.core.schema import Document
 
+    return [
+        Document(
+            id_=source_id(metadata), text=text, metadata=metadata,
+            excluded_embed_metadata_keys=list(metadata), excluded_llm_metadata_keys=["page"],
+        )
+        for text, metadata, _ in _read_files(files, **reading)
+    ]  # fmt: skip
+
+
+def _read_files(
+    files: Files,
+    *,
+    on_unreadable: str = "skip",
+    left_out: list[str] | None = None,
+    passed_over: list[str] | None = None,
+    download_folder: str | Path | None = None,
+    max_megabytes: float = 200,
+    cache: str | Path | None = None,
+) -> list[tuple[str, dict, list]]:
+    """Return text, metadata and sections of each page; the arguments are those of `load_corpus`."""
     if on_unreadable not in ("skip", "fail"):
         raise UserError(f"on_unreadable is {on_unreadable!r}; use 'skip' or 'fail'.")
-    sources = find_files(files)
+    sources = find_files(files, passed_over=passed_over)
     names = short_names([Path(source) for source in sources])
-    pages, bad, damaged = [], [], []
+    found, bad, damaged = [], [], []
     for source, name in progress(list(zip(sources, names, strict=True)), desc="Reading", unit="file"):
         try:
             path = download(source, download_folder, max_megabytes=max_megabytes) if isinstance(source, str) else source
-            pages.append((path, read_pages(path, cache)))
+            pages = read_pages(path, cache)
         except UserError as error:
             bad.append(str(error) if isinstance(source, str) else str(error).replace(str(source), name))
             continue
-        if lost := [str(metadata["page"]) for text, metadata in pages[-1][1] if text is None]:
-            damaged.append(f"{name} is damaged on page {', '.join(lost)} of {len(pages[-1][1])}.")
-    if bad and (on_unreadable == "fail" or not pages):
+        found.append((path, pages))
+        if lost := [str(metadata["page"]) for text, metadata in pages if text is None]:
+            damaged.append(f"{name} is damaged on page {', '.join(lost)} of {len(pages)}.")
+    if bad and (on_unreadable == "fail" or not found):
         raise UserError(bad[0] if len(bad) == 1 else f"{len(bad)} files cannot be read. " + " ".join(bad))
     if bad:
         warnings.warn(f"{len(bad)} of {len(sources)} files were left out: {' '.join(bad)}", stacklevel=3)
@@ -136,17 +157,20 @@ def load_documents(
         warnings.warn(f"Some pages were left out: {' '.join(damaged)}", stacklevel=3)
     if left_out is not None:
         left_out += bad + damaged
-    documents = []
-    for name, (_, texts) in zip(short_names([path for path, _ in pages]), pages, strict=True):
-        for text, metadata in texts:
-            metadata = {"file_name": name} | metadata
-            documents.append(
-                Document(
-                    id_=source_id(metadata), text=text or "", metadata=metadata,
-                    excluded_embed_metadata_keys=list(metadata), excluded_llm_metadata_keys=["page"],
-                )
-            )  # fmt: skip
-    return documents
+    names = short_names([path for path, _ in found])
+    return [
+        (text or "", {"file_name": name} | {key: value for key, value in metadata.items() if key != "sections"},
+         metadata["sections"])
+        for name, (_, pages) in zip(names, found, strict=True) for text, metadata in pages
+    ]  # fmt: skip
+
+
+def _sections(text: str, chunks: Sequence[str], sections: list) -> Iterator[str]:
+    """Yield the section that holds the middle of each chunk of a page, or ""."""
+    position = -1
+    for chunk in chunks:
+        position = max(text.find(chunk, position + 1), position)
+        yield section_at(sections, max(position, 0) + len(chunk) // 2)
 
 
 def _shown(file: str | Path) -> str:

@@ -7,10 +7,10 @@ import itertools
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 from nbutils.core import UserError, content_hash, first_line, remember
+from nbutils.corpus import outline
 from nbutils.corpus.files import KNOWN
 
 Page = tuple[str | None, dict]  # text (None where the page is damaged), metadata
@@ -19,7 +19,8 @@ Page = tuple[str | None, dict]  # text (None where the page is damaged), metadat
 def read_pages(path: Path, cache: str | Path | None = None) -> list[Page]:
     """Return the text and metadata of each page of a PDF, or of the whole file for other types.
 
-    The text of a damaged page is None.
+    The text of a damaged page is None. The metadata is `page` and `page_label` (PDF), `title` where one is known, and
+    `sections`: where on the page each begins, and its heading.
 
     Args:
         path: the file.
@@ -33,34 +34,46 @@ def read_pages(path: Path, cache: str | Path | None = None) -> list[Page]:
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}. Check the file and its permissions.") from error
     versions = [importlib.metadata.version(package) for package in ("pypdfium2", "beautifulsoup4", "mammoth")]
-    code = Path(__file__).read_text(encoding="utf-8")
-    key = content_hash(code, *versions, path.suffix.lower(), hashlib.sha256(data).hexdigest(), length=32)
-    return [tuple(page) for page in remember(cache, f"pages-{key}", lambda: list(_read(path, data)))]
+    code = [Path(module).read_text(encoding="utf-8") for module in (__file__, outline.__file__)]
+    digest = hashlib.sha256(data).hexdigest()
+    key = content_hash(*code, *versions, path.suffix.lower(), digest, length=32)
+    read = remember(cache, f"pages-{key}", lambda: _read(path, data))
+    if read["guessed"]:
+        warnings.warn(f"{path.name} does not say its encoding; it was read as {read['guessed']}.", stacklevel=2)
+    return [tuple(page) for page in read["pages"]]
 
 
-def _read(path: Path, data: bytes) -> Iterator[Page]:
+def _read(path: Path, data: bytes) -> dict:
+    """Return the `pages` of a file, and the encoding that was `guessed`, if one was."""
     if not data:
         raise UserError(f"{path} is empty (0 bytes). Download or copy it again.")
-    suffix = path.suffix.lower()
+    suffix, title, guessed = path.suffix.lower(), "", None
     if suffix == ".pdf" or data.startswith(b"%PDF-"):
-        yield from _read_pdf(path, data)
-        return
+        return {"pages": _read_pdf(path, data), "guessed": None}
     if suffix == ".docx":
-        text = _html_text(_docx_html(path))
+        text, _, headings = _html_text(_docx_html(path))
+        title = outline.docx_title(path)
     elif suffix in (".html", ".htm"):
-        text = _html_text(_decode(path, data, is_page=True))
+        page, guessed = _decode(path, data, is_page=True)
+        text, title, headings = _html_text(page)
     else:
-        text = _DATA_URL.sub("", _decode(path, data))
+        text, guessed = _decode(path, data)
+        text = _DATA_URL.sub("", text)
     text = clean(text)
     if not text:
         raise UserError(f"{path} holds no text. Remove it from the files or replace it.")
-    yield text, {}
+    if suffix not in (".docx", ".html", ".htm"):
+        headings = outline.markdown_headings(text) if suffix in (".md", ".markdown") else []
+    headings = [clean(heading) for heading in headings]
+    title = outline.usable_title(title) or outline.usable_title(next(iter(headings), ""))
+    [sections] = outline.locate([text], [(0, heading) for heading in headings if heading])
+    return {"pages": [(text, ({"title": title} if title else {}) | {"sections": sections})], "guessed": guessed}
 
 
 # PDF
 
 
-def _read_pdf(path: Path, data: bytes) -> Iterator[Page]:
+def _read_pdf(path: Path, data: bytes) -> list[Page]:
     import pypdfium2 as pdfium
 
     if b"%PDF-" not in data[:1024]:
@@ -82,10 +95,13 @@ def _read_pdf(path: Path, data: bytes) -> Iterator[Page]:
             )
         if form != pdfium.raw.FORMTYPE_NONE:
             pdf.init_forms()
-        texts, labels = [], []
+        texts, labels, lines = [], [], []
         for number in range(len(pdf)):
-            texts.append(_page_text(pdf, number, has_form=form != pdfium.raw.FORMTYPE_NONE))
+            text, shown = _page_text(pdf, number, has_form=form != pdfium.raw.FORMTYPE_NONE)
+            texts.append(text)
+            lines += shown
             labels.append(pdf.get_page_label(number) or str(number + 1))
+        title, headings = outline.pdf_outline(pdf, lines)
     if all(text is None for text in texts):
         raise UserError(f"{path} is damaged: no page can be read. Download or copy it again.")
     damaged = [text is None for text in texts]
@@ -95,12 +111,19 @@ def _read_pdf(path: Path, data: bytes) -> Iterator[Page]:
             f"{path} has no text on its {len(texts)} page(s), only images. Run OCR on it first, "
             "for example `ocrmypdf IN.pdf OUT.pdf`."
         )
-    for number, (text, label) in enumerate(zip(texts, labels, strict=True)):
-        yield None if damaged[number] else text, {"page_label": label, "page": number + 1}
+    sections = outline.locate(texts, [(page, clean(heading)) for page, heading in headings if clean(heading)])
+    known = {"title": clean(title)} if title else {}
+    return [
+        (
+            None if damaged[page] else texts[page],
+            {"page_label": label, "page": page + 1, "sections": sections[page]} | known,
+        )
+        for page, label in enumerate(labels)
+    ]
 
 
-def _page_text(pdf, number: int, has_form: bool) -> str | None:
-    """Return the text of one page with the values of its form fields, or None where the page is damaged."""
+def _page_text(pdf, number: int, has_form: bool) -> tuple[str | None, list[outline.Line]]:
+    """Return the text of one page with the values of its form fields (None where it is damaged), and its lines."""
     import pypdfium2 as pdfium
 
     try:
@@ -109,7 +132,7 @@ def _page_text(pdf, number: int, has_form: bool) -> str | None:
             page.flatten()  # fields become text; seen when the page is opened again
             page.close()
         page = pdf[number]
-        text = _text_of(page)
+        text, lines = _text_of(page, number)
         if text.count("\n") * 12 > len(text):
             # pdfium takes some sparse tables for vertical writing and puts every letter on its own line. It judges by
             # what lies inside the page's box, so with a box of one point it reads lines from left to right.
@@ -117,18 +140,19 @@ def _page_text(pdf, number: int, has_form: bool) -> str | None:
             page.set_cropbox(0, 0, 1, 1)
             page.close()
             page = pdf[number]
-            text = min(text, _text_of(page), key=lambda version: version.count("\n"))
+            text, lines = min((text, lines), _text_of(page, number), key=lambda version: version[0].count("\n"))
         page.close()
     except pdfium.PdfiumError:
-        return None
-    return text
+        return None, []
+    return text, lines
 
 
-def _text_of(page) -> str:
+def _text_of(page, number: int) -> tuple[str, list[outline.Line]]:
     text_page = page.get_textpage()
     text = text_page.get_text_range()
+    lines = outline.page_lines(text_page, number, text)
     text_page.close()
-    return text
+    return text, lines
 
 
 def _is_cut_off(data: bytes) -> bool:
@@ -194,17 +218,17 @@ def clean(text: str) -> str:
     return re.sub(r"[ \t]+\n", "\n", text).strip()
 
 
-def _decode(path: Path, data: bytes, is_page: bool = False) -> str:
-    """Return the text of a file; an encoding that neither the file nor UTF-8 tells is guessed, and a warning says so."""
+def _decode(path: Path, data: bytes, is_page: bool = False) -> tuple[str, str | None]:
+    """Return the text of a file, and its encoding where neither the file nor UTF-8 tells it, so that it is guessed."""
     for mark, encoding in (
         (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
         (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8-sig"),
     ):  # fmt: skip
         if data.startswith(mark):
-            return data.decode(encoding, "replace")
+            return data.decode(encoding, "replace"), None
     zeros = [data[start::2].count(0) * 2 / len(data) for start in (0, 1)]
     if max(zeros) > 0.3 and min(zeros) < 0.1:  # Latin letters in UTF-16 without a mark
-        return data.decode("utf-16-be" if zeros[0] > zeros[1] else "utf-16-le", "replace")
+        return data.decode("utf-16-be" if zeros[0] > zeros[1] else "utf-16-le", "replace"), None
     if b"\0" in data:
         if not is_page:
             raise UserError(f"{path} is not a text file. Convert it to {KNOWN}.")
@@ -212,13 +236,14 @@ def _decode(path: Path, data: bytes, is_page: bool = False) -> str:
     declared = _declared(data) if is_page else None
     for encoding in ("iso2022_jp" if b"\x1b$" in data else "utf-8", declared or "utf-8"):
         try:
-            return data.decode(encoding)
+            return data.decode(encoding), None
         except (UnicodeDecodeError, LookupError):
             pass
     text = data.decode("utf-8", "replace")
     if 10 * text.count("\ufffd") < sum(letter > "\x7f" for letter in text):
-        return text  # UTF-8 of which a few bytes are broken
-    return _guess(path, data)
+        return text, None  # UTF-8 of which a few bytes are broken
+    encoding = _guess(data)
+    return data.decode(encoding, "replace"), encoding
 
 
 def _declared(data: bytes) -> str | None:
@@ -228,7 +253,8 @@ def _declared(data: bytes) -> str | None:
     return "cp1252" if encoding in ("iso-8859-1", "latin1", "us-ascii", "ascii") else encoding
 
 
-def _guess(path: Path, data: bytes) -> str:
+def _guess(data: bytes) -> str:
+    """Return the encoding in which a text reads best."""
     from charset_normalizer import from_bytes
 
     candidates = [
@@ -239,9 +265,7 @@ def _guess(path: Path, data: bytes) -> str:
     few = len(set(re.findall(rb"\S*[\x80-\xff]\S*", data))) < 4 and sum(byte > 127 for byte in data) < len(data) / 4
     found = [] if few else from_bytes(data, cp_isolation=candidates)
     ranked = sorted(found, key=lambda match: (match.chaos, -match.coherence, candidates.index(match.encoding)))
-    encoding = ranked[0].encoding if ranked else "cp1252"
-    warnings.warn(f"{path.name} does not say its encoding; it was read as {encoding}.", stacklevel=2)
-    return data.decode(encoding, "replace")
+    return ranked[0].encoding if ranked else "cp1252"
 
 
 # HTML and DOCX
@@ -252,8 +276,8 @@ _APART = re.compile(
 )
 
 
-def _html_text(page: str) -> str:
-    """Return the visible text of a web page, one line per block element or table row."""
+def _html_text(page: str) -> tuple[str, str, list[str]]:
+    """Return the visible text of a web page, one line per block element or table row, its title and its headings."""
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(page, "html.parser")
@@ -275,7 +299,9 @@ def _html_text(page: str) -> str:
         tag.insert_after("\0")
     lines = _SOFT_BREAK.sub("", soup.get_text()).split("\0")
     rows = (filter(None, (" ".join(cell.split()) for cell in line.split("\1"))) for line in lines)
-    return "\n".join(filter(None, map(" | ".join, rows)))
+    headings = [_SOFT_BREAK.sub("", tag.get_text()).replace("\0", " ") for tag in soup(re.compile("^h[1-6]$"))]
+    title = soup.title.get_text() if soup.title else ""
+    return "\n".join(filter(None, map(" | ".join, rows))), title, [" ".join(heading.split()) for heading in headings]
 
 
 def _docx_html(path: Path) -> str:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from nbutils.core import UserError, first_line, project_folder
 from nbutils.evaluation.compare import compare_models
-from nbutils.evaluation.gold import read_table
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
+from nbutils.questions.tables import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,7 @@ def load_general_knowledge(path: str | Path | None = None) -> EmbeddingQAFinetun
     """
     path = Path(path or project_folder() / "data" / "general_knowledge.jsonl")
     corpus, queries, relevant = {}, {}, {}
-    for number, row in read_table(path):
+    for number, row in read_table(path)[0]:
         if not all(row.get(name) for name in ("id", "passage", "question")):
             raise UserError(f"{path}, row {number}: 'id', 'passage' and 'question' are needed.")
         corpus[row["id"]], queries[f"q-{row['id']}"] = row["passage"], row["question"]

@@ -1,18 +1,15 @@
 """Gold questions: questions that people wrote, read from a table and placed on the chunks that answer them."""
 
-import codecs
-import functools
-import io
-import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nbutils.core import UserError, content_hash, first_line
-from nbutils.evaluation.leaks import plain_words, shingles
+from nbutils.core import UserError, content_hash
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
+from nbutils.questions.pairs import told
+from nbutils.questions.places import BAD, PLACED, Places
+from nbutils.questions.tables import Row, read_table
 
 if TYPE_CHECKING:
     from llama_index.core.schema import TextNode
@@ -36,10 +33,6 @@ class GoldQuestions(EmbeddingQAFinetuneDataset):
         """How many questions are judged by what, for example "170 by quote, 10 by page"."""
         counts = Counter(self.placed[query] for query in self.queries)
         return ", ".join(f"{count} by {kind}" for kind, count in counts.most_common())
-
-
-class _Absent(Exception):
-    """What a row points to is not in this corpus."""
 
 
 def find_gold_questions(name: str, val_files: Sequence[str]) -> Path | None:
@@ -79,16 +72,16 @@ def gold_questions(name: str, val_files: Sequence[str], nodes: "Sequence[TextNod
     if name != "auto":
         return load_gold_questions(path, nodes)
     try:
-        rows = [row for _, row in read_table(path)]
-        document = None if any(_file(row) for row in rows) else _document_meant(rows, path, _Chunks(nodes))
+        rows = [row for _, row in read_table(path)[0]]
+        document = None if any(row.cell("file") for row in rows) else _document_meant(rows, path, Places(nodes))
         return load_gold_questions(path, nodes, document=document)
     except UserError as error:
         print(f"{path.name}, found beside the validation files, is not used: {error}")
         return None
 
 
-def _document_meant(rows: list[dict], path: Path, chunks: "_Chunks") -> str:
-    quotes = list(filter(None, (_quote(row) for row in rows)))
+def _document_meant(rows: list[Row], path: Path, chunks: Places) -> str:
+    quotes = list(filter(None, (row.cell("quote") for row in rows)))
     counts = Counter(file for quote in quotes for file in {chunks.file[chunk] for chunk in chunks.by_quote(quote)})
     (best, most), (_, second) = [*counts.most_common(2), ("", 0), ("", 0)][:2]
     if most >= max(1, len(quotes) / 10) and most > 2 * second:  # a tenth: the document may have been split
@@ -118,232 +111,39 @@ def load_gold_questions(
     left out and said so; of several pages those count that are there.
 
     Args:
-        path: a CSV with a header (any delimiter and encoding), a JSON list of objects, or JSON Lines.
+        path: a table that `nbutils.questions.tables.read_table` reads.
         nodes: the chunks, with `file_name` and `page` in their metadata.
         by: "page" lets pages count before quotes.
         document: the file name that rows without `file` mean.
 
     Raises:
-        UserError: no such file, no question in it that points to this corpus, or a row that says nothing; the message
-            names file and row.
+        UserError: no such file, no question in it that points to this corpus, or rows that say nothing; the message
+            names the file and all such rows.
     """
     if by not in ("page", "quote"):
         raise UserError(f"by is {by!r}; use 'page' or 'quote'.")
-    chunks, rows = _Chunks(nodes), read_table(Path(path))
-    queries, relevant, placed, left_out = {}, {}, {}, []
-    for number, row in rows:
-        where = f"{path}, row {number}"
-        question = _cell(row, "question", "query")
-        if not question:
-            raise UserError(f"{where}: the column 'question' is empty. Write the question or remove the row.")
-        query_id = "gold-" + content_hash(str(number), question, length=12)
-        try:
-            placed[query_id], relevant[query_id] = chunks.place(row, where, by, document)
-            queries[query_id] = question
-        except _Absent as error:
-            left_out.append(f"row {number}: {error}")
-    shown = "; ".join(left_out[:5]) + ("; …" if len(left_out) > 5 else "")
-    if not queries:
-        reason = f"none of its {len(rows)} questions is about this corpus ({shown})" if rows else "holds no question"
-        raise UserError(f"{path} {reason}. It needs the columns 'question' and 'quote', 'pages' or 'chunk'.")
-    if left_out:
-        print(f"{len(left_out)} of {len(rows)} gold questions are not about this corpus and were left out: {shown}.")
-    corpus = {node.node_id: node.get_content() for node in nodes}
-    return GoldQuestions(queries=queries, corpus=corpus, relevant_docs=relevant, placed=placed, left_out=left_out)
-
-
-def read_table(path: Path) -> list[tuple[int, dict]]:
-    """Return the rows of a CSV or JSON file, each with its number as a spreadsheet counts and its column names lower.
-
-    Raises:
-        UserError: the file cannot be read, or is no such table.
-    """
-    text = _decoded(path)
-    suffix = path.suffix.lower()
-    try:
-        if suffix in (".jsonl", ".ndjson"):
-            lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-            rows = []
-            for number, line in lines:
-                try:
-                    rows.append((number, json.loads(line)))
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{path}, row {number} is no JSON object: {error.msg}.") from error
-        elif suffix == ".json":
-            data = json.loads(text)
-            data = data.get("questions", data) if isinstance(data, dict) else data
-            rows = list(enumerate(data if isinstance(data, list) else [data], 1))
-        else:
-            rows = _csv_rows(text, path)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} cannot be read as {suffix}: {error}.") from error
-    if not all(isinstance(row, dict) for _, row in rows):
-        raise UserError(f"{path}: each entry must be an object with 'question' and 'quote', 'pages' or 'chunk'.")
-    return [(number, {str(key).strip().lower(): value for key, value in row.items()}) for number, row in rows]
-
-
-def _decoded(path: Path) -> str:
-    from charset_normalizer import from_bytes
-
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}. Name a CSV or JSON file of questions.") from error
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16", "replace")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        found = from_bytes(data).best()
-    if found is None:
-        raise UserError(f"{path} is no text in a known encoding. Save it as CSV with UTF-8 encoding.")
-    return str(found)
-
-
-def _csv_rows(text: str, path: Path) -> list[tuple[int, dict]]:
-    """Return the filled rows; the delimiter is the one that Excel's `sep=` line or the header names."""
-    import pandas as pd
-
-    first = text.partition("\n")[0]
-    named = re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE)
-    delimiter = named[1] if named else max(",;\t|", key=first.count)
-    columns = first.count(delimiter) + 1 if not named else 50
-    try:
-        # more columns than the header has, so that a row with too many cells can be told
-        frame = pd.read_csv(
-            io.StringIO(text), sep=delimiter, header=None, names=range(columns + 20), dtype=str, keep_default_na=False,
-            skip_blank_lines=False, skiprows=1 if named else 0,
-        ).fillna("")  # fmt: skip
-    except ValueError as error:  # pandas' own errors of parsing, and an empty file
-        raise UserError(f"{path} cannot be read as CSV: {first_line(error)}.") from error
-    header, *rows = [[cell.strip() for cell in row] for row in frame.itertuples(index=False)]
-    names = {i: name for i, name in enumerate(header) if name}
-    found = []
-    for number, row in enumerate(rows, 3 if named else 2):
-        if any(cell for i, cell in enumerate(row) if i not in names):
-            raise UserError(
-                f"{path}, row {number} has more cells than the header. Put text that contains {delimiter!r} in "
-                "quotation marks."
-            )
-        if any(row):
-            found.append((number, {name: row[i] for i, name in names.items()}))
-    return found
-
-
-def _cell(row: dict, *names: str) -> str:
-    for name in names:
-        value = row.get(name)
-        if isinstance(value, list | tuple):
-            value = ";".join(str(part) for part in value)
-        if value is not None and str(value).strip():
-            return str(value).strip()
-    return ""
-
-
-def _quote(row: dict) -> str:
-    return _cell(row, "quote", "passage")
-
-
-def _file(row: dict) -> str:
-    return _cell(row, "file", "file_name", "document")
-
-
-class _Chunks:
-    """Finds chunks by id, page or quoted text."""
-
-    def __init__(self, nodes: "Sequence[TextNode]"):
-        self.file = {node.node_id: str(node.metadata.get("file_name", "")) for node in nodes}
-        self.files = set(self.file.values())
-        self.words = {node.node_id: plain_words(node.get_content()) for node in nodes}
-        # without spaces, since a hyphen at a line's end may or may not belong to the word
-        self.solid = {chunk: "".join(words) for chunk, words in self.words.items()}
-        self.pages: dict[tuple[str, int], list[str]] = {}
-        for node in nodes:
-            page = node.metadata.get("page", node.metadata.get("page_label", ""))
-            if str(page).isdigit():
-                self.pages.setdefault((self.file[node.node_id], int(page)), []).append(node.node_id)
-
-    def place(self, row: dict, where: str, by: str, document: str | None) -> tuple[str, list[str]]:
-        """Return by what the row was placed ("chunk", "quote" or "page") and the relevant chunks."""
-        if chunk := _cell(row, "chunk", "chunk_id", "node_id"):
-            ids = [part.strip() for part in chunk.split(";") if part.strip()]
-            if missing := [chunk_id for chunk_id in ids if chunk_id not in self.file]:
-                raise _Absent(f"there is no chunk {missing[0]!r}")
-            return "chunk", ids
-        quote, pages = _quote(row), _cell(row, "pages", "page")
-        if not quote and not pages:
-            raise UserError(f"{where}: no 'quote', 'pages' or 'chunk' says where the answer is. Fill one of them.")
-        file = self._document(_file(row)) if _file(row) else document
-        if quote and (by == "quote" or not pages) and (found := self.by_quote(quote, file)):
-            return "quote", found
-        if not pages:
-            raise _Absent(f"the quote {quote[:60]!r} stands nowhere")
-        return "page", self._by_page(_page_numbers(pages, where), file, where)
-
-    def _document(self, name: str) -> str:
-        matches = [file for file in sorted(self.files) if name in (file, Path(file).name, Path(file).stem)]
-        if not matches:
-            raise _Absent(f"there is no document {name!r}")
-        return matches[0]
-
-    def _by_page(self, pages: list[int], file: str | None, where: str) -> list[str]:
-        if file is None and len(self.files) > 1:
-            raise UserError(
-                f"{where}: the corpus holds {len(self.files)} documents; add a column 'file' that says which is meant."
-            )
-        file = file if file is not None else next(iter(self.files), "")
-        found = list(dict.fromkeys(chunk for page in pages for chunk in self.pages.get((file, page), ())))
-        if not found:
-            last = max((page for name, page in self.pages if name == file), default=0)
-            raise _Absent(f"page {pages[0]} of {file or 'the document'} has no chunk (pages end at {last})")
-        return found
-
-    def by_quote(self, quote: str, file: str | None = None) -> list[str]:
-        """Return the chunks that hold the quote: whole, cut by a border between chunks, or most of its word triples."""
-        wanted = plain_words(quote)
-        chunks = [chunk for chunk in self.file if file in (None, self.file[chunk])]
-        solid, phrase = "".join(wanted), f" {' '.join(wanted)} "
-        if not wanted:
-            return []
-        if len(solid) < 12:  # too short to be found inside other words
-            return [chunk for chunk in chunks if phrase in f" {' '.join(self.words[chunk])} "]
-        whole = [chunk for chunk in chunks if solid in self.solid[chunk]]
-        return whole or self._cut(solid, chunks) or self._nearly(wanted, chunks)
-
-    def _cut(self, solid: str, chunks: list[str]) -> list[str]:
-        ends = {chunk: _overlap(self.solid[chunk], solid) for chunk in chunks}
-        starts = {chunk: _overlap(solid, self.solid[chunk]) for chunk in chunks}
-        if max(ends.values(), default=0) + max(starts.values(), default=0) < len(solid):
-            return []
-        parts = {chunk: max(ends[chunk], starts[chunk]) for chunk in chunks}
-        return [chunk for chunk in chunks if parts[chunk] >= min(len(solid) / 3, max(parts.values()))]
-
-    def _nearly(self, wanted: list[str], chunks: list[str]) -> list[str]:
-        if len(wanted) < 5:
-            return []
-        triples = shingles(wanted, 3)
-        shares = {chunk: len(triples & self.triples[chunk]) / len(triples) for chunk in chunks}
-        best = max(shares.values(), default=0)
-        return [chunk for chunk in chunks if shares[chunk] >= max(0.6, best - 0.1)]
-
-    @functools.cached_property
-    def triples(self) -> dict[str, set[tuple[str, ...]]]:
-        return {chunk: shingles(words, 3) for chunk, words in self.words.items()}
-
-
-def _overlap(left: str, right: str) -> int:
-    """Return how long the longest end of `left` is that `right` begins with (0 below three characters)."""
-    start = left.find(right[:3], max(0, len(left) - len(right)))
-    while start >= 0 and not right.startswith(left[start:]):
-        start = left.find(right[:3], start + 1)
-    return len(left) - start if start >= 0 else 0
-
-
-def _page_numbers(pages: str, where: str) -> list[int]:
-    numbers: list[int] = []
-    for part in filter(None, re.split(r"[;,\s]+", re.sub(r"\s*[-\u2013]\s*", "-", pages))):
-        match = re.fullmatch(r"(\d+)(?:\.0+)?(?:-(\d+))?", part)
-        if not match or (match[2] and not 0 <= int(match[2]) - int(match[1]) < 1000):
-            raise UserError(f"{where}: {part!r} is no page number. Write pages as 12, 12;14 or 12-14, counted from 1.")
-        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return numbers
+    found = list(Places(nodes, by, document).place(*read_table(path)))
+    if bad := [place for place in found if place.status == BAD]:
+        count = f" has {len(bad)} mistakes:" if len(bad) > 1 else ","
+        raise UserError(f"{path}{count} {told(bad, 20)}. Correct or remove {'them' if len(bad) > 1 else 'it'}.")
+    placed = {f"gold-{content_hash(str(place.row), place.question, length=12)}": place for place in found}
+    placed = {query: place for query, place in placed.items() if place.status == PLACED}
+    absent = [place for place in found if place.status != PLACED]
+    if not placed:
+        reason = f"none of its {len(found)} questions is about this corpus ({told(absent)})"
+        raise UserError(
+            f"{path} {reason if found else 'holds no question'}. It needs the columns 'question' and 'quote', 'pages' "
+            "or 'chunk'."
+        )
+    if absent:
+        print(
+            f"{len(absent)} of {len(found)} gold questions are not about this corpus and were left out: {told(absent)}."
+        )
+    return GoldQuestions(
+        queries={query: place.question for query, place in placed.items()},
+        corpus={node.node_id: node.get_content() for node in nodes},
+        relevant_docs={query: place.chunks for query, place in placed.items()},
+        headers={node.node_id: node.metadata["header"] for node in nodes if node.metadata.get("header")},
+        placed={query: place.by for query, place in placed.items()},
+        left_out=[told([place]) for place in absent],
+    )

@@ -2,8 +2,6 @@
 
 import copy
 import functools
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,25 +10,10 @@ import numpy as np
 
 from nbutils.core import UserError
 from nbutils.models.search import guess_language, stems
+from nbutils.questions.places import plain_words, shingles
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def plain_words(text: str) -> list[str]:
-    """Return the words and numbers of a text in lower case, without accents, hyphenation or punctuation."""
-    text = re.sub(r"(\w)[-\u2010]\s*\n\s*(\w)", r"\1\2", text)
-    if not text.isascii():
-        decomposed = unicodedata.normalize("NFKD", text.replace("\u00ad", ""))
-        text = "".join(character for character in decomposed if not unicodedata.combining(character))
-    text = text.lower()
-    return re.findall(r"\d+(?:[.,]\d+)*|[^\W\d_]+", text)
-
-
-def shingles(words: Sequence[str], size: int = 8) -> set[tuple[str, ...]]:
-    """Return the runs of `size` words (one run of all words where there are fewer)."""
-    size = min(size, len(words))
-    return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)} if size else set()
 
 
 def wording_overlap(dataset) -> "pd.Series":

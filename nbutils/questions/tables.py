@@ -1,0 +1,170 @@
+"""Tables of questions as people keep them: CSV of any dialect and encoding, TSV, XLSX, JSON, JSON Lines."""
+
+import codecs
+import io
+import json
+import re
+import unicodedata
+from pathlib import Path
+
+from nbutils.core import UserError, first_line
+
+NAMES = {
+    "question": ("question", "query", "anchor", "search_query", "search_term", "search_phrase", "search", "subject",
+                 "problem", "description"),
+    "quote": ("quote", "passage", "positive", "context", "chunk_text"),
+    "answer": ("answer", "resolution", "solution", "reply", "response"),
+    "file": ("file", "file_name", "filename", "document", "clicked_url", "clicked_file", "clicked_document", "url",
+             "link"),
+    "page": ("pages", "page", "page_number", "clicked_page"),
+    "chunk": ("chunk", "chunk_id", "node_id"),
+}  # fmt: skip
+
+
+class Row(dict):
+    """One row of a table: column name (lower case, words joined by _) -> value."""
+
+    def cell(self, meaning: str) -> str:
+        """Return what stands in the first filled column that means this, a key of `NAMES`; "" where none does."""
+        for name in NAMES[meaning]:
+            value = self.get(name)
+            if isinstance(value, list | tuple):
+                value = ";".join(str(part) for part in value)
+            if value is not None and str(value).strip():
+                return str(value).strip()
+        return ""
+
+
+def read_table(path: str | Path) -> tuple[list[tuple[int, Row]], dict[int, str]]:
+    """Return the filled rows of a table, each with its number, and what is wrong with the others: number -> reason.
+
+    Rows are numbered as a spreadsheet shows them (lines in JSON Lines, entries in JSON, from 1).
+
+    Args:
+        path: .xlsx, .json (a list of objects, or a dataset of the walkthrough's form), .jsonl, or else text with a
+            header and any delimiter: comma, semicolon, tab, bar, or what Excel's `sep=` line names.
+
+    Raises:
+        UserError: the file cannot be read, or is no such table.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}. Name a CSV, XLSX or JSON file of questions.") from error
+    text = "" if suffix in (".xlsx", ".xlsm") else _decoded(data, path)
+    try:
+        if suffix in (".xlsx", ".xlsm"):
+            found = _with_header(_sheet(data), 1, strict=False)
+        elif suffix in (".jsonl", ".ndjson"):
+            found = _json_lines(text)
+        elif suffix == ".json":
+            found = list(enumerate(_entries(json.loads(text)), 1))
+        else:
+            found = _with_header(*_cells(text))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} cannot be read as {suffix}: {error}.") from error
+    except ValueError as error:  # pandas' own errors of parsing
+        raise UserError(f"{path} cannot be read as a table: {first_line(error)}.") from error
+    rows, bad = [], {}
+    for number, row in found:
+        if isinstance(row, dict):
+            rows.append((number, Row({_column(name): value for name, value in row.items()})))
+        else:
+            bad[number] = row if isinstance(row, str) else "it is no JSON object"
+    columns = dict.fromkeys(name for _, row in rows for name in row)
+    if rows and not set(NAMES["question"]) & set(columns):
+        raise UserError(f"{path} has no column 'question' (or 'query'); its columns are: {', '.join(columns)}.")
+    return rows, bad
+
+
+def _column(name: object) -> str:
+    return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", str(name)).strip().lower()).strip("_")
+
+
+def _decoded(data: bytes, path: Path) -> str:
+    from charset_normalizer import from_bytes
+
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = data.decode("utf-16", "replace")
+    elif b"\0" in data[:1000]:  # UTF-16 without its mark: Western letters leave every other byte 0
+        text = data.decode("utf-16-be" if data[:1000:2].count(0) > data[1:1000:2].count(0) else "utf-16-le", "replace")
+    else:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = str(from_bytes(data).best() or "")
+    if data and not text:
+        raise UserError(f"{path} is no text in a known encoding. Save it as CSV with UTF-8 encoding.")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _json_lines(text: str) -> list[tuple[int, object]]:
+    found: list[tuple[int, object]] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            found += [(number, json.loads(line))] if line.strip() else []
+        except json.JSONDecodeError as error:
+            found.append((number, f"it is no JSON object: {error.msg}"))
+    return found
+
+
+def _entries(data: object) -> list:
+    """Return the rows of a JSON file; of a dataset of the walkthrough's form, each question with its passages."""
+    if not isinstance(data, dict):
+        return data if isinstance(data, list) else [data]
+    if not all(isinstance(data.get(name), dict) for name in ("queries", "corpus", "relevant_docs")):
+        return _entries(data.get("questions", [data]))
+    entries: list = []
+    for query, question in data["queries"].items():
+        ids = list(data["relevant_docs"].get(query) or ())
+        missing = [chunk for chunk in ids if chunk not in data["corpus"]]
+        whole = ids and not missing
+        passages = [data["corpus"][chunk] for chunk in ids] if whole else []
+        reason = f"question {query} points to no chunk of the file's corpus"
+        entries.append({"question": question, "passages": passages} if whole else reason)
+    return entries
+
+
+def _sheet(data: bytes) -> list[list[str]]:
+    """Return the cells of a workbook's first sheet."""
+    import pandas as pd
+
+    try:
+        frame = pd.read_excel(io.BytesIO(data), header=None, dtype=object, keep_default_na=False)
+    except Exception as error:  # a file that is no workbook fails in many ways
+        raise ValueError(f"it is no XLSX workbook ({first_line(error)})") from error
+    return [["" if cell is None else str(cell).strip() for cell in row] for row in frame.itertuples(index=False)]
+
+
+def _cells(text: str) -> tuple[list[list[str]], int]:
+    """Return the cells of a delimited text and the number of its first row."""
+    import pandas as pd
+
+    named = re.match(r'\s*"?sep=(.)"?[^\S\n]*\n', text, re.IGNORECASE)
+    text = text[named.end() :] if named else text
+    if not text.strip():
+        return [], 1
+    header = next(line for line in text.split("\n") if line.strip())
+    delimiter = named[1] if named else max(",;\t|", key=header.count)
+    width = max(line.count(delimiter) for line in text.split("\n")) + 1  # so that a row with too many cells can be told
+    frame = pd.read_csv(
+        io.StringIO(text), sep=delimiter, header=None, names=range(width), index_col=False, dtype=str,
+        keep_default_na=False, skip_blank_lines=False,
+    ).fillna("")  # fmt: skip
+    return [[cell.strip() for cell in row] for row in frame.itertuples(index=False)], 2 if named else 1
+
+
+def _with_header(rows: list[list[str]], first: int, strict: bool = True) -> list[tuple[int, dict | str]]:
+    """Return the filled rows below the header by its names; if strict, of those with too many cells what is wrong."""
+    filled = [(number, row) for number, row in enumerate(rows, first) if any(row)]
+    names = {i: name for i, name in enumerate(filled[0][1]) if name} if filled else {}
+    found: list[tuple[int, dict | str]] = []
+    for number, row in filled[1:]:
+        if strict and any(cell for i, cell in enumerate(row) if i not in names):
+            reason = "it has more cells than the header; put text that contains the delimiter in quotation marks"
+            found.append((number, reason))
+        else:
+            found.append((number, {name: row[i] for i, name in names.items()}))
+    return found
