@@ -1,4 +1,4 @@
-"""What besides its own chunk answers a query: soft labels from the base model's cosine and BM25."""
+"""What besides its own chunk answers a query: soft labels from a model's cosine and BM25."""
 
 import random
 import re
@@ -15,14 +15,14 @@ LEAST_LEFT = 0.3  # share of a chunk's characters that must be left
 
 
 class Teacher:
-    """Scores of chunks for queries: how many standard deviations above its mean over all chunks the cosine of the base
+    """Scores of chunks for queries: how many standard deviations above its mean over all chunks the cosine of the
     model lies, plus the same of BM25.
 
     A chunk is scored without the queries that stand in it word for word. Scores are made anew for each batch, so that
     memory grows with the number of chunks and not with the number of pairs.
 
     Args:
-        model: the base model.
+        model: the base model, or the one that it was trained from.
         queries: n texts.
         chunks: m texts.
         groups: for a chunk's number the numbers of its queries.

@@ -271,6 +271,7 @@ def make_trainer(
     options: TrainingOptions,
     arguments: SentenceTransformerTrainingArguments,
     recorder: Recorder,
+    teacher: SentenceTransformer,
 ) -> Trainer:
     """Return the trainer of a model, ready for `train()`.
 
@@ -280,6 +281,7 @@ def make_trainer(
         options: how to train.
         arguments: the stock trainer's, from `training_arguments`.
         recorder: what watches.
+        teacher: the model whose cosines give the soft labels.
     """
     from datasets import Dataset
 
@@ -291,7 +293,7 @@ def make_trainer(
     if grouped:
         rows = Dataset.from_dict({"chunk": list(pairs.groups), "queries": list(pairs.groups.values())})
         collator = GroupCollator(model, pairs.queries, pairs.chunks, options.cloze, shuffle)
-        loss = _grouped_loss(model, pairs, options)
+        loss = _grouped_loss(model, pairs, options, teacher)
     else:
         members = [(query, chunk) for chunk, queries in pairs.groups.items() for query in queries]
         rows = Dataset.from_dict(
@@ -315,7 +317,9 @@ def make_trainer(
     return trainer
 
 
-def _grouped_loss(model: SentenceTransformer, pairs: TrainingPairs, options: TrainingOptions) -> GroupedRankingLoss:
+def _grouped_loss(
+    model: SentenceTransformer, pairs: TrainingPairs, options: TrainingOptions, teacher: SentenceTransformer
+) -> GroupedRankingLoss:
     soft, on_cpu = options.soft_labels < 1, model.device.type == "cpu"
     return GroupedRankingLoss(
         model,
@@ -324,7 +328,7 @@ def _grouped_loss(model: SentenceTransformer, pairs: TrainingPairs, options: Tra
         shortest=options.shortest,
         dimensions=options.matryoshka_dims,
         seed=options.seed,
-        teacher=Teacher(model, pairs.queries, pairs.chunks, pairs.groups) if soft else None,
+        teacher=Teacher(teacher, pairs.queries, pairs.chunks, pairs.groups) if soft else None,
         share=options.soft_labels,
         **({} if on_cpu else {"tokens_per_pass": 16384, "tokens_kept": None}),
     )
