@@ -23,7 +23,14 @@ from nbutils.training.card import lineage, model_card
 from nbutils.training.folder import open_embedding, push_folder, save_folder
 from nbutils.training.loss import process, processes
 from nbutils.training.options import TrainingOptions
-from nbutils.training.split import TrainingPairs, questions_about, search_scores, split_questions, training_pairs
+from nbutils.training.split import (
+    TrainingPairs,
+    passages,
+    questions_about,
+    search_scores,
+    split_questions,
+    training_pairs,
+)
 from nbutils.training.trainer import DEV_SCORE, Recorder, Trainer, latest_checkpoint, make_trainer, training_arguments
 from nbutils.training.weights import merge_lora, prepare_weights
 
@@ -256,14 +263,20 @@ def _reading_length(model: "SentenceTransformer", dataset: Any, asked: int | Non
         if asked > most:
             warnings.warn(f"max_seq_length is {asked}, but the model reads {most} tokens at most.", stacklevel=3)
         return min(asked, most)
-    texts = [*dataset.corpus.values(), *dataset.queries.values()]
+    texts = [*passages(dataset).values(), *dataset.queries.values()]
     longest = max(map(len, model.tokenizer(texts, verbose=False)["input_ids"]), default=0)
     return max(model.max_seq_length or LENGTH_THAT_PAYS, min(most, LENGTH_THAT_PAYS, -(-longest // 8) * 8))
 
 
 def _fingerprint(models: list["SentenceTransformer"], dataset: Any, options: TrainingOptions) -> str:
     """Return a digest of all that decides the weights; only checkpoints with the same one fit."""
-    contents = [dataset.queries, dataset.corpus, dataset.relevant_docs, options.recipe(), [m.prompts for m in models]]
+    contents = [
+        dataset.queries,
+        passages(dataset),
+        dataset.relevant_docs,
+        options.recipe(),
+        [m.prompts for m in models],
+    ]
     return content_hash(json.dumps(contents, default=str), *map(model_fingerprint, models))
 
 

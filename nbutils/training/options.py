@@ -33,6 +33,8 @@ class TrainingOptions(BaseModel):
         teacher: the model whose cosines give the soft labels, named as `model_id` is; default is the base model. Name the
             first base here where training goes on from a model that was fine-tuned already.
         cloze: how often a query that stands in its chunk word for word is taken out of it in training.
+        header_dropout: how often a chunk with a header is trained on without it, drawn anew for each chunk and step, so that
+            the model is good with and without headers.
         use_all_docs: train on every chunk of a question, not only on its first.
         dropout: keep the model's dropout; training without it is much faster on a CPU.
         frozen_layers: layers to leave as they are, counted from the input, with the token embeddings.
@@ -71,6 +73,7 @@ class TrainingOptions(BaseModel):
     soft_labels: float = Field(0.5, ge=0, le=1)
     teacher: str | None = None
     cloze: float = Field(0.9, ge=0, le=1)
+    header_dropout: float = Field(0.5, ge=0, le=1)
     use_all_docs: bool = False
     dropout: bool = False
     frozen_layers: int | None = Field(None, ge=0)

@@ -9,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from nbutils.models.search import BM25Index
 from nbutils.models.vectors import encode
+from nbutils.training.split import headed
 
 TEMPERATURE = 0.3
 LEAST_LEFT = 0.3  # share of a chunk's characters that must be left
@@ -25,15 +26,23 @@ class Teacher:
         model: the base model, or the one that it was trained from.
         queries: n texts.
         chunks: m texts.
+        headers: what stands before each of them where it is embedded and where BM25 looks, or "".
         groups: for a chunk's number the numbers of its queries.
     """
 
     def __init__(
-        self, model: SentenceTransformer, queries: Sequence[str], chunks: Sequence[str], groups: dict[int, list[int]]
+        self,
+        model: SentenceTransformer,
+        queries: Sequence[str],
+        chunks: Sequence[str],
+        headers: Sequence[str],
+        groups: dict[int, list[int]],
     ) -> None:
         self.texts = list(queries)
-        self.queries, self.chunks = encode(model, self.texts, "query"), encode(model, list(chunks))
-        self.bm25 = BM25Index([without(c, [queries[q] for q in groups.get(i, ())]) for i, c in enumerate(chunks)])
+        self.queries = encode(model, self.texts, "query")
+        self.chunks = encode(model, [headed(*pair) for pair in zip(headers, chunks, strict=True)])
+        left = [without(c, [queries[q] for q in groups.get(i, ())]) for i, c in enumerate(chunks)]
+        self.bm25 = BM25Index([headed(*pair) for pair in zip(headers, left, strict=True)])
 
     def __call__(self, queries: Sequence[int], chunks: Sequence[int]) -> np.ndarray:
         """Return the scores of some chunks for some queries: float32, shape (queries, chunks)."""
