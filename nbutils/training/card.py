@@ -1,12 +1,16 @@
 """The model card: where the model comes from, how to use it, its recipe, its results, its limits."""
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import ModelCard, ModelCardData
-from sentence_transformers import SentenceTransformer
+import yaml
+from huggingface_hub import ModelCard, ModelCardData, metadata_load
 
 from nbutils.models.names import DEFAULT_MODEL, resolve_model
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 TEMPLATE = """---
 {{ card_data }}
@@ -62,22 +66,23 @@ Scores on questions that a language model wrote say little about those that peop
 """
 
 
-def model_card(model: SentenceTransformer, model_id: str, name: str, summary: dict[str, Any]) -> str:
+def model_card(model: "SentenceTransformer", name: str, summary: dict[str, Any]) -> str:
     """Return the card of a fine-tuned model, in Markdown with a YAML head.
 
     Args:
         model: the fine-tuned model.
-        model_id: its base, as the engine was given it; a folder's path is not told.
         name: of the fine-tuned model.
         summary: the engine's.
     """
+    chain = summary["base_models"]
     data = ModelCardData(
-        base_model=hub_id(model_id),
+        base_model=next((base for base in chain if "/" in base), None),
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "sentence-similarity", "feature-extraction"],
+        trained_from=chain,
     )
-    base_name = (hub_id(model_id) or Path(resolve_model(model_id)).name).rpartition("/")[2]
+    base_name = " → ".join(base.rpartition("/")[2] for base in chain)
     prompts = {kind: text for kind, text in model.prompts.items() if text}
     card = ModelCard.from_template(
         data, template_str=TEMPLATE, name=name, base_name=base_name, prompts=prompts,
@@ -86,11 +91,21 @@ def model_card(model: SentenceTransformer, model_id: str, name: str, summary: di
     return str(card)
 
 
-def hub_id(model_id: str) -> str | None:
-    """Return the name of a model on the Hugging Face hub, or None for a folder."""
+def lineage(model_id: str) -> list[str]:
+    """Return the names of a model and of those it was trained from, the oldest first: hub ids, and folders' bare names.
+
+    Args:
+        model_id: as for `resolve_model`. What a folder was trained from stands in its card.
+    """
     if model_id.removeprefix("local:").removeprefix("sentence-transformers/") == DEFAULT_MODEL:
-        return f"sentence-transformers/{DEFAULT_MODEL}"
+        return [f"sentence-transformers/{DEFAULT_MODEL}"]
     found = resolve_model(model_id)
-    if Path(found).is_dir():
-        return None
-    return found if "/" in found else f"sentence-transformers/{found}"
+    if not Path(found).is_dir():
+        return [found if "/" in found else f"sentence-transformers/{found}"]
+    try:
+        card = metadata_load(Path(found) / "README.md") or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        card = {}
+    known = card.get("trained_from") or card.get("base_model") or []
+    named = [known] if isinstance(known, str) else list(known)
+    return [*filter(re.compile(r"\w[\w.-]*(/[\w.-]+)?").fullmatch, map(str, named)), Path(found).resolve().name]

@@ -19,11 +19,18 @@ from nbutils.core import UserError, content_hash
 from nbutils.models.names import DEFAULT_MODEL, load_model, longest_input
 from nbutils.models.vectors import model_fingerprint
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
-from nbutils.training.card import model_card
+from nbutils.training.card import lineage, model_card
 from nbutils.training.folder import open_embedding, push_folder, save_folder
 from nbutils.training.loss import process, processes
 from nbutils.training.options import TrainingOptions
-from nbutils.training.split import TrainingPairs, questions_about, search_scores, split_questions, training_pairs
+from nbutils.training.split import (
+    TrainingPairs,
+    passages,
+    questions_about,
+    search_scores,
+    split_questions,
+    training_pairs,
+)
 from nbutils.training.trainer import DEV_SCORE, Recorder, Trainer, latest_checkpoint, make_trainer, training_arguments
 from nbutils.training.weights import merge_lora, prepare_weights
 
@@ -123,11 +130,12 @@ class SentenceTransformersFinetuneEngine:
         self.options = self.options.changed(**train_kwargs)
         train, self._dev = self._split()
         pairs = training_pairs(self.dataset, train, self.options.use_all_docs)
-        fingerprint, read = _fingerprint(self.model, self.dataset, self.options), self.model.max_seq_length
+        teacher, read = self._teacher(), self.model.max_seq_length
+        fingerprint = _fingerprint([self.model, teacher], self.dataset, self.options)
         prepare_weights(self.model, self.options)
         arguments = training_arguments(self.model, self.options, self.checkpoint_path)
         self._recorder = recorder = Recorder(self.model, self.options, self._scores, fingerprint)
-        trainer = make_trainer(self.model, pairs, self.options, arguments, recorder)
+        trainer = make_trainer(self.model, pairs, self.options, arguments, recorder, teacher)
         latest = self.options.resume_from_checkpoint and latest_checkpoint(self.checkpoint_path, fingerprint)
         if latest:
             recorder.resume(latest)
@@ -151,10 +159,24 @@ class SentenceTransformersFinetuneEngine:
             if warning := _warning(self.model, self.dataset, self._dev, self.summary):
                 warnings.warn(warning, stacklevel=2)
 
+    def _teacher(self) -> "SentenceTransformer":
+        """Return the model whose cosines give the soft labels."""
+        name = self.options.teacher
+        if name is None or self.options.loss is not None or self.options.soft_labels == 1:
+            return self.model
+        try:
+            return load_model(
+                name, max_seq_length=self.model.max_seq_length, device=str(self.model.device),
+                trust_remote_code=self.options.trust_remote_code,
+            )  # fmt: skip
+        except UserError as error:
+            raise UserError(f"teacher: {error}") from error
+
     def _summarise(self, pairs: TrainingPairs, as_shipped: dict[str, float], stopped: str) -> dict[str, Any]:
         recorder = self._recorder
         return {
             "kept": "base" if recorder.best_weights is None else "fine-tuned",
+            "base_models": lineage(self.model_id),
             "stopped": stopped,
             "base_as_shipped": as_shipped,
             "base": recorder.base,
@@ -206,7 +228,7 @@ class SentenceTransformersFinetuneEngine:
 
     def save(self) -> None:
         """Write the model with its card to `model_output_path`, whole or not at all."""
-        card = model_card(self.model, self.model_id, self.model_output_path.name, self.summary)
+        card = model_card(self.model, self.model_output_path.name, self.summary)
         save_folder(self.model, self.model_output_path, card)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
@@ -241,15 +263,21 @@ def _reading_length(model: "SentenceTransformer", dataset: Any, asked: int | Non
         if asked > most:
             warnings.warn(f"max_seq_length is {asked}, but the model reads {most} tokens at most.", stacklevel=3)
         return min(asked, most)
-    texts = [*dataset.corpus.values(), *dataset.queries.values()]
+    texts = [*passages(dataset).values(), *dataset.queries.values()]
     longest = max(map(len, model.tokenizer(texts, verbose=False)["input_ids"]), default=0)
     return max(model.max_seq_length or LENGTH_THAT_PAYS, min(most, LENGTH_THAT_PAYS, -(-longest // 8) * 8))
 
 
-def _fingerprint(model: "SentenceTransformer", dataset: Any, options: TrainingOptions) -> str:
+def _fingerprint(models: list["SentenceTransformer"], dataset: Any, options: TrainingOptions) -> str:
     """Return a digest of all that decides the weights; only checkpoints with the same one fit."""
-    contents = [dataset.queries, dataset.corpus, dataset.relevant_docs, options.recipe(), model.prompts]
-    return content_hash(json.dumps(contents, default=str), model_fingerprint(model))
+    contents = [
+        dataset.queries,
+        passages(dataset),
+        dataset.relevant_docs,
+        options.recipe(),
+        [m.prompts for m in models],
+    ]
+    return content_hash(json.dumps(contents, default=str), *map(model_fingerprint, models))
 
 
 def _warning(model: "SentenceTransformer", dataset: Any, dev: list[str], summary: dict[str, Any]) -> str:

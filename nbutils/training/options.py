@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from nbutils.core import UserError
+from nbutils.training.card import lineage
 
 NOT_IN_RECIPE = {
     "loss", "max_seq_length", "prompts", "device", "trust_remote_code", "evaluation_steps", "save_checkpoints",
@@ -28,8 +29,12 @@ class TrainingOptions(BaseModel):
             default is GroupedRankingLoss.
         scale, shortest, matryoshka_dims: see GroupedRankingLoss (`dimensions` for the last).
         soft_labels: share of a question's target that its own chunk keeps; the rest goes to the batch's chunks that the
-            base model and BM25 find alike (see `teacher`). 1 is the usual hard label.
+            teacher and BM25 find alike. 1 is the usual hard label.
+        teacher: the model whose cosines give the soft labels, named as `model_id` is; default is the base model. Name the
+            first base here where training goes on from a model that was fine-tuned already.
         cloze: how often a query that stands in its chunk word for word is taken out of it in training.
+        header_dropout: how often a chunk with a header is trained on without it, drawn anew for each chunk and step, so that
+            the model is good with and without headers.
         use_all_docs: train on every chunk of a question, not only on its first.
         dropout: keep the model's dropout; training without it is much faster on a CPU.
         frozen_layers: layers to leave as they are, counted from the input, with the token embeddings.
@@ -66,7 +71,9 @@ class TrainingOptions(BaseModel):
     shortest: float = Field(0.25, ge=0.01, le=1)
     matryoshka_dims: tuple[PositiveInt, ...] = ()
     soft_labels: float = Field(0.5, ge=0, le=1)
+    teacher: str | None = None
     cloze: float = Field(0.9, ge=0, le=1)
+    header_dropout: float = Field(0.5, ge=0, le=1)
     use_all_docs: bool = False
     dropout: bool = False
     frozen_layers: int | None = Field(None, ge=0)
@@ -117,4 +124,5 @@ class TrainingOptions(BaseModel):
     def recipe(self) -> dict[str, Any]:
         """Return what decides the weights, besides the data and the base model."""
         loss = "grouped" if self.loss is None else getattr(self.loss, "__name__", type(self.loss).__name__)
-        return self.model_dump(exclude=NOT_IN_RECIPE) | {"loss": loss}
+        teacher = self.teacher and lineage(self.teacher)[-1]
+        return self.model_dump(exclude=NOT_IN_RECIPE) | {"loss": loss, "teacher": teacher}

@@ -86,13 +86,15 @@ class TrainingPairs:
 
     Args:
         queries: the texts of the questions.
-        chunks: the distinct texts of all chunks.
-        positives: for each question the numbers of all chunks that answer it.
+        chunks: the texts of all chunks; none stands twice under the same header.
+        headers: what stands before each chunk where it is embedded, or "".
+        positives: for each question the numbers of all chunks that answer it, its own first.
         groups: for each chunk that is trained on the numbers of its questions.
     """
 
     queries: list[str]
     chunks: list[str]
+    headers: list[str]
     positives: list[list[int]]
     groups: dict[int, list[int]]
 
@@ -103,11 +105,17 @@ def training_pairs(dataset: Any, query_ids: list[str], use_all_docs: bool = Fals
     Raises:
         UserError: the questions are about fewer than two chunks.
     """
-    corpus = dataset.corpus
-    number = {text: position for position, text in enumerate(dict.fromkeys(corpus.values()))}
-    positives = [list(dict.fromkeys(number[corpus[c]] for c in dataset.relevant_docs[q])) for q in query_ids]
+    headers = getattr(dataset, "headers", {})
+    key = {chunk_id: (headers.get(chunk_id, ""), text) for chunk_id, text in dataset.corpus.items()}
+    number = {chunk: position for position, chunk in enumerate(dict.fromkeys(key.values()))}
+    same: dict[str, list[int]] = {}  # chunks that differ in their headers alone: none is a negative of another
+    for (_, text), position in number.items():
+        same.setdefault(text, []).append(position)
+    own = [list(dict.fromkeys(number[key[c]] for c in dataset.relevant_docs[q])) for q in query_ids]
+    texts = [text for _, text in number]
+    positives = [list(dict.fromkeys([*chunks, *(n for c in chunks for n in same[texts[c]])])) for chunks in own]
     groups: dict[int, list[int]] = {}
-    for query, chunks in enumerate(positives):
+    for query, chunks in enumerate(own):
         for chunk in chunks if use_all_docs else chunks[:1]:
             groups.setdefault(chunk, []).append(query)
     if len(groups) < 2:
@@ -115,7 +123,18 @@ def training_pairs(dataset: Any, query_ids: list[str], use_all_docs: bool = Fals
             f"The dataset has questions for {len(groups)} chunk(s) to train on, and training needs two at least. "
             "Add documents or write more questions."
         )
-    return TrainingPairs([dataset.queries[query_id] for query_id in query_ids], list(number), positives, groups)
+    queries = [dataset.queries[query_id] for query_id in query_ids]
+    return TrainingPairs(queries, texts, [header for header, _ in number], positives, groups)
+
+
+def headed(header: str, text: str) -> str:
+    """Return what is embedded of a chunk, as `passages()` of a dataset has it."""
+    return f"{header}\n{text}" if header else text
+
+
+def passages(dataset: Any) -> dict[str, str]:
+    """Return what is embedded of each chunk by its id: its header, where the dataset has one, and its text."""
+    return dataset.passages() if hasattr(dataset, "passages") else dict(dataset.corpus)
 
 
 def questions_about(dataset: Any, query_ids: list[str]) -> EmbeddingQAFinetuneDataset:
@@ -124,11 +143,12 @@ def questions_about(dataset: Any, query_ids: list[str]) -> EmbeddingQAFinetuneDa
         queries={query_id: dataset.queries[query_id] for query_id in query_ids},
         corpus=dict(dataset.corpus),
         relevant_docs={query_id: dataset.relevant_docs[query_id] for query_id in query_ids},
+        headers=dict(getattr(dataset, "headers", {})),
     )
 
 
 def search_scores(model: "SentenceTransformer", dataset: Any, queries: list[str] | None = None) -> dict[str, float]:
-    """Search a dataset's chunks with its questions.
+    """Search a dataset's chunks, with their headers, with its questions.
 
     Args:
         model: the model that embeds both.
@@ -144,10 +164,10 @@ def search_scores(model: "SentenceTransformer", dataset: Any, queries: list[str]
     others = [chunk_id for chunk_id in dataset.corpus if chunk_id not in needed]
     if queries is not None:
         others = others[:: max(1, math.ceil(len(others) / DISTRACTORS))]
-    chunk_ids = [*needed, *others]
+    chunk_ids, texts = [*needed, *others], passages(dataset)
     found = vector_search(
         encode(model, [dataset.queries[query_id] for query_id in asked], "query"),
-        encode(model, [dataset.corpus[chunk_id] for chunk_id in chunk_ids], "document"),
+        encode(model, [texts[chunk_id] for chunk_id in chunk_ids], "document"),
         chunk_ids,
         depth=10,
     ).index

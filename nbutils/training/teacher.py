@@ -1,4 +1,4 @@
-"""What besides its own chunk answers a query: soft labels from the base model's cosine and BM25."""
+"""What besides its own chunk answers a query: soft labels from a model's cosine and BM25."""
 
 import random
 import re
@@ -9,31 +9,40 @@ from sentence_transformers import SentenceTransformer
 
 from nbutils.models.search import BM25Index
 from nbutils.models.vectors import encode
+from nbutils.training.split import headed
 
 TEMPERATURE = 0.3
 LEAST_LEFT = 0.3  # share of a chunk's characters that must be left
 
 
 class Teacher:
-    """Scores of chunks for queries: how many standard deviations above its mean over all chunks the cosine of the base
+    """Scores of chunks for queries: how many standard deviations above its mean over all chunks the cosine of the
     model lies, plus the same of BM25.
 
     A chunk is scored without the queries that stand in it word for word. Scores are made anew for each batch, so that
     memory grows with the number of chunks and not with the number of pairs.
 
     Args:
-        model: the base model.
+        model: the base model, or the one that it was trained from.
         queries: n texts.
         chunks: m texts.
+        headers: what stands before each of them where it is embedded and where BM25 looks, or "".
         groups: for a chunk's number the numbers of its queries.
     """
 
     def __init__(
-        self, model: SentenceTransformer, queries: Sequence[str], chunks: Sequence[str], groups: dict[int, list[int]]
+        self,
+        model: SentenceTransformer,
+        queries: Sequence[str],
+        chunks: Sequence[str],
+        headers: Sequence[str],
+        groups: dict[int, list[int]],
     ) -> None:
         self.texts = list(queries)
-        self.queries, self.chunks = encode(model, self.texts, "query"), encode(model, list(chunks))
-        self.bm25 = BM25Index([without(c, [queries[q] for q in groups.get(i, ())]) for i, c in enumerate(chunks)])
+        self.queries = encode(model, self.texts, "query")
+        self.chunks = encode(model, [headed(*pair) for pair in zip(headers, chunks, strict=True)])
+        left = [without(c, [queries[q] for q in groups.get(i, ())]) for i, c in enumerate(chunks)]
+        self.bm25 = BM25Index([headed(*pair) for pair in zip(headers, left, strict=True)])
 
     def __call__(self, queries: Sequence[int], chunks: Sequence[int]) -> np.ndarray:
         """Return the scores of some chunks for some queries: float32, shape (queries, chunks)."""

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from nbutils.core import progress, write_atomic
+from nbutils.core import UserError, progress, write_atomic
 from nbutils.models.vectors import use_bf16
-from nbutils.training.loss import GroupCollator, GroupedRankingLoss, Shuffle, process, processes
+from nbutils.training.batches import GroupCollator, Shuffle, sometimes_headed
+from nbutils.training.loss import GroupedRankingLoss, process, processes
 from nbutils.training.options import TrainingOptions
 from nbutils.training.split import TrainingPairs
 from nbutils.training.teacher import Teacher
@@ -88,17 +89,13 @@ class Trainer(SentenceTransformerTrainer):
 
 
 class _Clock(TrainerCallback):
-    """Tell the batches the epoch and the loss the step, on which their random draws depend."""
+    """Tell the batches the epoch, on which their random draws depend."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
 
     def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs) -> None:
         self.trainer.shuffle.epoch = state.global_step // len(train_dataloader)  # state.epoch is a fraction on resuming
-
-    def on_step_begin(self, args, state, control, **kwargs) -> None:
-        if isinstance(self.trainer.loss, GroupedRankingLoss):
-            self.trainer.loss.step = state.global_step
 
 
 class Recorder(TrainerCallback):
@@ -176,6 +173,10 @@ class Recorder(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if logs and "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                raise UserError(
+                    "The loss is no longer a number. Lower learning_rate, and look for empty or broken texts in the data."
+                )
             entry = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if name in logs}
             self.record(step=state.global_step, epoch=state.epoch, **entry)
 
@@ -271,6 +272,7 @@ def make_trainer(
     options: TrainingOptions,
     arguments: SentenceTransformerTrainingArguments,
     recorder: Recorder,
+    teacher: SentenceTransformer,
 ) -> Trainer:
     """Return the trainer of a model, ready for `train()`.
 
@@ -280,6 +282,7 @@ def make_trainer(
         options: how to train.
         arguments: the stock trainer's, from `training_arguments`.
         recorder: what watches.
+        teacher: the model whose cosines give the soft labels.
     """
     from datasets import Dataset
 
@@ -290,14 +293,17 @@ def make_trainer(
     shuffle = Shuffle(examples, batches, options.seed)
     if grouped:
         rows = Dataset.from_dict({"chunk": list(pairs.groups), "queries": list(pairs.groups.values())})
-        collator = GroupCollator(model, pairs.queries, pairs.chunks, options.cloze, shuffle)
-        loss = _grouped_loss(model, pairs, options)
+        collator = GroupCollator(model, pairs, options, shuffle)
+        loss = _grouped_loss(model, pairs, options, teacher)
     else:
         members = [(query, chunk) for chunk, queries in pairs.groups.items() for query in queries]
         rows = Dataset.from_dict(
             {
                 "query": [pairs.queries[query] for query, _ in members],
-                "document": [pairs.chunks[chunk] for _, chunk in members],
+                "document": [
+                    sometimes_headed(pairs.headers[chunk], pairs.chunks[chunk], options, f"{query}:{chunk}")
+                    for query, chunk in members
+                ],
             }
         )
         collator, loss = None, options.loss
@@ -315,16 +321,16 @@ def make_trainer(
     return trainer
 
 
-def _grouped_loss(model: SentenceTransformer, pairs: TrainingPairs, options: TrainingOptions) -> GroupedRankingLoss:
+def _grouped_loss(
+    model: SentenceTransformer, pairs: TrainingPairs, options: TrainingOptions, teacher: SentenceTransformer
+) -> GroupedRankingLoss:
     soft, on_cpu = options.soft_labels < 1, model.device.type == "cpu"
     return GroupedRankingLoss(
         model,
         pairs.positives,
         scale=options.scale,
-        shortest=options.shortest,
         dimensions=options.matryoshka_dims,
-        seed=options.seed,
-        teacher=Teacher(model, pairs.queries, pairs.chunks, pairs.groups) if soft else None,
+        teacher=Teacher(teacher, pairs.queries, pairs.chunks, pairs.headers, pairs.groups) if soft else None,
         share=options.soft_labels,
         **({} if on_cpu else {"tokens_per_pass": 16384, "tokens_kept": None}),
     )

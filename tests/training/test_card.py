@@ -1,11 +1,12 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 from tiny_training import OPTIONS
 
-from nbutils.training.card import hub_id
+from nbutils.training.card import lineage
 from nbutils.training.engine import SentenceTransformersFinetuneEngine
 
 
@@ -24,12 +25,17 @@ def test_no_file_of_the_model_tells_a_path_or_a_text(tiny, dataset, tmp_path, sp
             assert not any(chunk in text for chunk in dataset.corpus.values())
 
 
-def test_the_base_is_a_name_on_the_hub_or_none(tiny):
-    packaged = "sentence-transformers/all-MiniLM-L6-v2"
-    assert hub_id("all-MiniLM-L6-v2") == hub_id(packaged) == packaged
-    assert hub_id("BAAI/bge-small-en") == "BAAI/bge-small-en"
-    assert hub_id("all-mpnet-base-v2") == "sentence-transformers/all-mpnet-base-v2"
-    assert hub_id(tiny) is None is hub_id(f"local:{tiny}")
+def test_the_chain_of_models_is_named_by_hub_ids_and_bare_folder_names(tiny, tmp_path):
+    packaged = ["sentence-transformers/all-MiniLM-L6-v2"]
+    assert lineage("all-MiniLM-L6-v2") == lineage(packaged[0]) == packaged
+    assert lineage("BAAI/bge-small-en") == ["BAAI/bge-small-en"]
+    assert lineage("all-mpnet-base-v2") == ["sentence-transformers/all-mpnet-base-v2"]
+    assert lineage(tiny) == ["model"] == lineage(f"local:{tiny}")
+    shutil.copytree(tiny, tmp_path / "mine")
+    cards = {"base_model: BAAI/bge-m3": ["BAAI/bge-m3"], "base_model: /home/me/secret": [], "base_model: [": []}
+    for head, known in cards.items():
+        (tmp_path / "mine" / "README.md").write_text(f"---\n{head}\n---\n")
+        assert lineage(str(tmp_path / "mine")) == [*known, "mine"]
 
 
 def test_the_folder_is_readable_by_older_versions(tiny, dataset, tmp_path):

@@ -1,11 +1,14 @@
+import json
 import random
 import re
+import shutil
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses
 from tiny_training import OPTIONS, assert_same_weights
@@ -82,6 +85,29 @@ def test_a_base_that_did_better_as_shipped_is_kept_as_shipped(tiny, dataset, tmp
     assert summary["kept"] == "base" and summary["best_step"] == 0 and summary["max_seq_length"] == 64
     assert summary["best"] == summary["base_as_shipped"] != summary["base"]
     assert_same_weights(tiny, tmp_path / "out")
+
+
+def test_training_goes_on_from_a_tuned_folder_with_the_first_base_as_teacher(tiny, dataset, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(tiny, base)
+    (base / "README.md").write_text("---\nbase_model: some/base\n---\n")
+    SentenceTransformersFinetuneEngine(dataset, base, tmp_path / "first", **OPTIONS | {"epochs": 6}).finetune()
+    weights, options = {}, OPTIONS | {"epochs": 1, "dev_fraction": 0}
+    for teacher in (None, str(base), f"local:{tmp_path / 'first'}"):
+        engine = SentenceTransformersFinetuneEngine(
+            dataset, tmp_path / "first", tmp_path / "second", teacher=teacher, **options
+        )
+        engine.finetune()
+        weights[teacher] = (tmp_path / "second" / "model.safetensors").read_bytes()
+        assert engine.summary["base_models"] == ["some/base", "base", "first"]
+        assert str(tmp_path) not in json.dumps(engine.summary)
+        card = ModelCard.load(tmp_path / "second" / "README.md")
+        assert card.data.base_model == "some/base" and "second: base → base → first" in card.text
+        assert str(tmp_path) not in str(card)
+    first, base_taught, itself = weights.values()
+    assert first == itself != base_taught
+    with pytest.raises(UserError, match=r"teacher.*nowhere"):
+        SentenceTransformersFinetuneEngine(dataset, tiny, tmp_path / "x", teacher="./nowhere", **options).finetune()
 
 
 def test_finetune_refuses_what_it_does_not_know(tiny, dataset, tmp_path):

@@ -15,7 +15,7 @@ CHUNK = "The north ferry sails at nine. A ticket costs ten crowns\nin summer. Do
 def test_the_teacher_adds_the_standard_scores_of_cosine_and_bm25_over_all_chunks(tiny, dataset):
     model = load_model(tiny, device="cpu")
     queries, chunks = list(dataset.queries.values())[:9], list(dataset.corpus.values())
-    teacher = Teacher(model, queries, chunks, {0: [0, 1]})
+    teacher = Teacher(model, queries, chunks, [""] * len(chunks), {0: [0, 1]})
     cosine = encode(model, queries, "query") @ encode(model, chunks).T
     bm25 = BM25Index(chunks).scores(queries)
     expected = sum((s - s.mean(1)[:, None]) / np.maximum(s.std(1)[:, None], 1e-6) for s in (cosine, bm25))
@@ -26,7 +26,7 @@ def test_a_chunk_is_scored_without_the_sentences_taken_from_it(tiny):
     model = load_model(tiny, device="cpu")
     chunks = [CHUNK, "Cars cross the strait by the south ferry.", "The bank lent money for the new ferry terminal."]
     query = "A ticket costs ten crowns in summer."
-    scores = [Teacher(model, [query], chunks, groups)([0], [0])[0, 0] for groups in ({}, {0: [0]})]
+    scores = [Teacher(model, [query], chunks, [""] * 3, groups)([0], [0])[0, 0] for groups in ({}, {0: [0]})]
     assert scores[1] < scores[0]
 
 
