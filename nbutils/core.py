@@ -1,7 +1,6 @@
 """What every package needs: UserError, whole-or-nothing files, locks, hashes, folders, progress bars."""
 
 import contextlib
-import errno
 import functools
 import hashlib
 import json
@@ -40,18 +39,22 @@ def content_hash(*parts: str, length: int = 16) -> str:
     return digest.hexdigest()[:length]
 
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL = re.compile("no space left|disk is full|disk full|quota exceeded|file too large", re.IGNORECASE)
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"Cannot write {path}: {reason}. Free some space or choose a folder you may write to."
-        ) from error
+def cannot_write(path: str | Path, error: BaseException) -> UserError:
+    """Return the UserError that says why a path cannot be written, and what to do."""
+    reason = first_line(error) if not isinstance(error, OSError) else error.strerror or first_line(error)
+    broken = [each for each in (Path(path), *Path(path).parents) if each.is_symlink() and not os.path.exists(each)]
+    if _FULL.search(str(error)):
+        advice = "Free some space, or name a folder on another disk."
+    elif broken:
+        advice = (
+            f"{broken[-1]} is a link to {os.readlink(broken[-1])}, which is not there: make that, or remove the link."
+        )
+    else:
+        advice = "Name a place that you may write to."
+    return UserError(f"Cannot write {path}: {reason}. {advice}")
 
 
 @contextlib.contextmanager
@@ -63,35 +66,45 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     through unchanged, unless the disk is full.
 
     Raises:
-        UserError: the folder cannot be written, the disk is full, or the block made nothing.
+        UserError: the folder cannot be written, the disk is full, a file would replace a folder, or the block made
+            nothing.
     """
     path = Path(path)
-    target = path.resolve() if path.is_symlink() else path
-    with _writing(path):
+    workspace = None
+    try:
+        target = path.resolve() if path.is_symlink() else path
         target.parent.mkdir(parents=True, exist_ok=True)
         workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    temporary, replaced = workspace / target.name, workspace / "replaced"
-    try:
-        try:
-            yield temporary
-        except OSError as error:
-            if error.errno not in _FULL and str(workspace) not in str(error.filename):
-                raise  # the block's own trouble, not that of writing here
-            with _writing(path):
-                raise
-        if not temporary.exists():
-            raise UserError(f"Nothing was written for {path}; what stood there is kept.")
-        with _writing(path):
-            if target.is_dir():
-                target.replace(replaced)
-            try:
-                temporary.replace(target)
-            except OSError:
-                if replaced.exists():
-                    replaced.replace(target)
-                raise
+        yield workspace / target.name
+        _put(workspace, target, path)
+    except Exception as error:
+        names = f"{getattr(error, 'filename', '')} {getattr(error, 'filename2', '')}"
+        ours = (
+            workspace is None or str(workspace) in names
+        )  # else it is the block's own trouble, unless the disk is full,
+        if isinstance(error, UserError) or not (ours or _FULL.search(str(error))):  # which libraries tell in many ways
+            raise
+        raise cannot_write(path, error) from error
     finally:
-        shutil.rmtree(workspace, ignore_errors=True)
+        if workspace is not None:
+            shutil.rmtree(workspace, ignore_errors=True)
+
+
+def _put(workspace: Path, target: Path, path: Path) -> None:
+    """Move what was made in the workspace to its place; what stood there stays where that fails."""
+    made, replaced = workspace / target.name, workspace / "replaced"
+    if not made.exists():
+        raise UserError(f"Nothing was written for {path}; what stood there is kept.")
+    if target.is_dir():
+        if made.is_file():
+            raise UserError(f"Cannot write {path}: it is a folder. Name a file in it.")
+        target.replace(replaced)
+    try:
+        made.replace(target)
+    except OSError:
+        if replaced.exists():
+            replaced.replace(target)
+        raise
 
 
 def write_atomic(path: str | Path, data: str | bytes) -> Path:
@@ -131,8 +144,9 @@ def lock(path: str | Path, *, wait: float = -1, busy: str = "", optional: bool =
         except Timeout as error:
             raise UserError(busy or f"{path} is held by another process. Wait for it to end.") from error
         except (OSError, NotImplementedError) as error:
-            if isinstance(error, PermissionError | IsADirectoryError) and not optional:
-                raise UserError(f"Cannot lock {path}: {first_line(error)}. Choose a folder that is yours.") from error
+            kinds = PermissionError | IsADirectoryError | NotADirectoryError | FileExistsError
+            if not optional and (isinstance(error, kinds) or _FULL.search(str(error))):
+                raise cannot_write(path, error) from error
             if not optional:
                 warnings.warn(
                     f"{path.parent} has no file locks ({first_line(error)}): do not run two processes on it at once.",

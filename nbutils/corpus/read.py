@@ -7,6 +7,7 @@ import itertools
 import re
 import unicodedata
 import warnings
+from collections import Counter
 from pathlib import Path
 
 from nbutils.core import UserError, content_hash, first_line, remember
@@ -226,9 +227,8 @@ def _decode(path: Path, data: bytes, is_page: bool = False) -> tuple[str, str | 
     ):  # fmt: skip
         if data.startswith(mark):
             return data.decode(encoding, "replace"), None
-    zeros = [data[start::2].count(0) * 2 / len(data) for start in (0, 1)]
-    if max(zeros) > 0.3 and min(zeros) < 0.1:  # Latin letters in UTF-16 without a mark
-        return data.decode("utf-16-be" if zeros[0] > zeros[1] else "utf-16-le", "replace"), None
+    if unmarked := _utf16(data):
+        return data.decode(unmarked, "replace"), None
     if b"\0" in data:
         if not is_page:
             raise UserError(f"{path} is not a text file. Convert it to {KNOWN}.")
@@ -244,6 +244,37 @@ def _decode(path: Path, data: bytes, is_page: bool = False) -> tuple[str, str | 
         return text, None  # UTF-8 of which a few bytes are broken
     encoding = _guess(data)
     return data.decode(encoding, "replace"), encoding
+
+
+def _utf16(data: bytes) -> str | None:
+    """Return the byte order of a text in UTF-16 without a mark, or None where it is none.
+
+    Such a text has bytes that no other text has, and its letters are nearly all of one script.
+    """
+    sample = data[:20_000]
+    if sum(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in sample) < len(sample) / 50:
+        return None
+    order = {"utf-16-le": sample[1::2], "utf-16-be": sample[::2]}
+    for encoding in sorted(order, key=lambda encoding: len(set(order[encoding]))):  # there are fewer high bytes
+        text = sample[: len(sample) // 2 * 2].decode(encoding, "replace")
+        scripts = Counter(_script(letter) for letter in text)
+        text_like = scripts.total() - scripts[""]
+        main = max((count for script, count in scripts.items() if script not in ("", "ASCII")), default=0)
+        if text_like > 0.95 * scripts.total() and main >= 0.8 * (text_like - scripts["ASCII"]):
+            return encoding
+    return None
+
+
+def _script(letter: str) -> str:
+    """Return the name of a letter's script ("CJK" for all of Japanese, "ASCII" for that); "" for what no text holds."""
+    if letter.isascii():
+        return "ASCII" if letter.isprintable() or letter in "\t\n\r\f" else ""
+    if unicodedata.category(letter)[0] == "C" or letter == "\ufffd":
+        return ""
+    if not letter.isalpha():
+        return "ASCII"  # punctuation of any script
+    script = unicodedata.name(letter, "CJK").split()[0].split("-")[0]
+    return "CJK" if script in ("HIRAGANA", "KATAKANA", "IDEOGRAPHIC") else script
 
 
 def _declared(data: bytes) -> str | None:

@@ -255,7 +255,8 @@ class EmbeddingCache:
                 work(connection)
         except (sqlite3.Error, OSError) as error:
             warnings.warn(
-                f"The embedding cache {self.file} cannot be used ({error}); texts are embedded anew. Delete the file.",
+                f"The embedding cache {self.file} cannot be used ({error}); texts are embedded anew. "
+                "Free some space, or delete the file if it is broken.",
                 stacklevel=5,
             )
             self.file = None

@@ -111,6 +111,32 @@ def test_a_link_stays_a_link_and_what_it_points_to_is_replaced(tmp_path):
     assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "real.txt").read_text() == "new"
 
 
+def test_links_that_lead_nowhere_are_named(tmp_path):
+    (tmp_path / "outputs").symlink_to(tmp_path / "not mounted")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UserError, match=r"outputs is a link to .*not mounted, which is not there"):
+        write_atomic(tmp_path / "outputs" / "run" / "run.json", "{}")
+    with pytest.raises(UserError, match="outputs is a link"), lock(tmp_path / "outputs" / ".lock"):
+        pass
+    for path in ("loop", "loop/file"):
+        with pytest.raises(UserError, match="loop is a link"):
+            write_atomic(tmp_path / path, "x")
+
+
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "kept").touch()
+    with pytest.raises(UserError, match="it is a folder"):
+        write_atomic(tmp_path / "folder", "x")
+    assert (tmp_path / "folder" / "kept").exists()
+
+
+def test_a_full_disk_is_told_however_a_library_says_it(tmp_path):
+    with pytest.raises(UserError, match=r"model: .*\(os error 28\). Free some space"), atomic_path(tmp_path / "model"):
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert not list(tmp_path.iterdir())
+
+
 def test_text_that_is_no_unicode_is_written_as_json_reads_it(tmp_path):
     write_atomic(tmp_path / "a.json", json.dumps("gesch\udce4ft", ensure_ascii=False))
     assert json.loads((tmp_path / "a.json").read_text()) == "gesch\udce4ft"
@@ -133,5 +159,5 @@ def test_a_lock_that_cannot_be_taken_is_an_error_or_left_out(tmp_path):
     with lock(tmp_path / "file" / "x.lock", optional=True):
         pass
     (tmp_path / "x.lock").mkdir()
-    with pytest.raises(UserError, match="Cannot lock"), lock(tmp_path / "x.lock"):
+    with pytest.raises(UserError, match="Cannot write"), lock(tmp_path / "x.lock"):
         pass

@@ -187,3 +187,11 @@ def test_a_header_is_embedded_and_no_part_of_the_text(tmp_path):
     assert load_corpus(path, chunk_size=64, header="none") == load_corpus(path, chunk_size=64, header="") == plain
     with pytest.raises(UserError, match="CHUNK_HEADER holds 'chapter'"):
         load_corpus(path, header=["file", "chapter"])
+
+
+def test_files_that_were_passed_over_are_told(tmp_path):
+    for name in ("a.txt", ".hidden.txt", "photo.png", "~$plan.docx"):
+        (tmp_path / name).write_text("A ferry.")
+    passed_over: list[str] = []
+    load_corpus(tmp_path, passed_over=passed_over)
+    assert sorted(passed_over) == [".hidden.txt", "photo.png", "~$plan.docx"]

@@ -350,6 +350,39 @@ def test_an_encoding_is_guessed_and_said(tmp_path, encoding, text):
         assert load_documents(tmp_path / "a.txt")[0].text == text.strip()
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "公司今年提高了渡轮票价，旅客减少。董事会批准了分红。\n二〇二四年收入增长。",
+        "株式会社は今年、フェリーの運賃を値上げした。乗客は減少した。",
+        "회사는 올해 여객선 요금을 인상했다. 승객은 줄었다.",
+        "Компания повысила тарифы на паром на 12 процентов.",
+        "บริษัทขึ้นค่าโดยสารเรือข้ามฟาก",
+        "We raised the ferry’s fares by 12 %.\n" * 3,
+    ],
+)
+def test_utf_16_without_a_mark(tmp_path, encoding, text):
+    (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_corpus(tmp_path / "a.txt")[0].text == text.strip()
+
+
+@pytest.mark.parametrize("size", [64, 1000, 5000])
+def test_noise_is_no_utf_16(tmp_path, size):
+    (tmp_path / "a.txt").write_bytes(b"\0" + random.Random(size).randbytes(size))
+    with pytest.raises(UserError, match="not a text file"):
+        load_corpus(tmp_path / "a.txt")
+
+
+def test_a_guessed_encoding_is_said_also_when_the_text_comes_from_the_cache(tmp_path):
+    (tmp_path / "a.txt").write_bytes("Le café a été rénové.".encode("cp1252"))
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"a\.txt does not say its encoding"):
+            load_corpus(tmp_path / "a.txt", cache=tmp_path / "cache")
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a.html"])
 def test_wide_encodings_in_every_format(tmp_path, encoding, name):
