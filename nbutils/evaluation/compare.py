@@ -3,9 +3,10 @@
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from nbutils.evaluation.stats import statistics
 from nbutils.evaluation.walkthrough import as_model, check_top_k, embed_texts, is_service, relevance
 from nbutils.models.metrics import query_metrics
 from nbutils.models.names import longest_input
-from nbutils.models.search import Ranking, bm25_search, fuse, vector_search
+from nbutils.models.search import DEPTH, Ranking, bm25_search, fuse, vector_search
 from nbutils.models.vectors import EmbeddingCache, sentence_transformer
 from nbutils.questions.llms import has_key
 
@@ -73,8 +74,10 @@ class Comparison:
 
     @property
     def decisive(self) -> str:
-        """The question set that decides: the first that people wrote, else the first."""
-        return next((name for name in self.datasets if name in self.human), next(iter(self.datasets)))
+        """The question set that decides: the first that people wrote and the tuned system is judged by, else the first."""
+        judged = self.per_query[self.per_query.system == (self.tuned or self.base)].question_set.unique()
+        sets = [name for name in self.datasets if name in judged]
+        return next((name for name in sets if name in self.human), sets[0])
 
     def summary(self, metrics: Sequence[str] = METRICS, question_set: str | None = None) -> "pd.DataFrame":
         """Return a table to read: one row per question set and system, one column per metric, "value [low–high]"."""
@@ -156,6 +159,7 @@ def compare_models(
     *,
     base: str | None = None,
     tuned: str | None = None,
+    leave_out: Mapping[str | None, Sequence[str]] = MappingProxyType({}),
     human: Sequence[str] = (),
     compared_length: bool = True,
     bm25: bool = True,
@@ -178,6 +182,7 @@ def compare_models(
         top_k: one more cut-off for hit rate and recall, beside 1, 3, 5 and 10.
         base: the system that differences are taken from; default is the first.
         tuned: the fine-tuned system; default is the one with "tuned" in its name, else the second.
+        leave_out: system -> question sets that it is not to be judged by, such as those it was trained on.
         human: names of the question sets that people wrote, beside those that say so themselves (`dataset.human`).
         compared_length: add the base read to as many tokens as the fine-tuned model where these differ.
         bm25: add a BM25 row.
@@ -205,7 +210,11 @@ def compare_models(
     order = [system for system in (base, same_length, *systems) if system]
     rankings = {}
     for name, data in datasets.items():
-        dense = {system: search.rankings[name][system] for system in order if system in search.rankings[name]}
+        dense = {
+            system: search.rankings[name][system]
+            for system in order
+            if system in search.rankings[name] and name not in leave_out.get(system, ())
+        }
         rankings[name] = _with_keywords(data, dense, bm25, hybrid)
     if hybrid:
         notes.append("Hybrid search weighs both rankings alike.")
@@ -302,7 +311,12 @@ class _DenseSearch:
         for name, data in self.datasets.items():
             asked = queries[[query_row[text] for text in data.queries.values()]]
             searched = corpus[[chunk_row[text] for text in data.corpus.values()]]
-            self.rankings[name][system] = vector_search(asked, searched, list(data.corpus))
+            self.rankings[name][system] = _search(
+                data,
+                lambda rows, columns, ids, asked=asked, searched=searched: vector_search(
+                    asked[rows], searched[columns], ids
+                ),
+            )
         inner = sentence_transformer(model)
         self.costs.append(
             {
@@ -350,11 +364,28 @@ def _search_with_models(
     return name
 
 
+def _search(dataset, search: Callable[[np.ndarray, np.ndarray, list[str]], Ranking]) -> Ranking:
+    """Search all chunks, or where the dataset says to what document a chunk belongs, each question's own document."""
+    documents, ids = getattr(dataset, "documents", None) or {}, np.array(list(dataset.corpus), dtype=object)
+    of_chunk = np.array([documents.get(chunk, "") for chunk in dataset.corpus])
+    of_query = np.array([documents.get(next(iter(found)), "") for found in relevance(dataset).values()])
+    index = np.full((len(of_query), min(DEPTH, len(ids))), -1, dtype=np.int64)
+    score = np.full(index.shape, -np.inf)
+    for document in np.unique(of_query):
+        rows, columns = np.flatnonzero(of_query == document), np.flatnonzero(of_chunk == document)
+        found = search(rows, columns, list(ids[columns]))
+        width = found.index.shape[1]
+        index[rows, :width] = np.where(found.index >= 0, columns[found.index], -1)
+        score[rows, :width] = found.score
+    return Ranking(index, score)
+
+
 def _with_keywords(dataset, dense: dict[str, Ranking], bm25: bool, hybrid: bool) -> dict[str, Ranking]:
     if not bm25 and not hybrid:
         return dense
     ids = list(dataset.corpus)
-    lexical = bm25_search(list(dataset.queries.values()), list(dataset.corpus.values()), ids)
+    queries, texts = (np.array(list(part.values()), dtype=object) for part in (dataset.queries, dataset.corpus))
+    lexical = _search(dataset, lambda rows, columns, ids: bm25_search(queries[rows], texts[columns], ids))
     rankings = dense | ({BM25: lexical} if bm25 else {})
     if hybrid:
         rankings |= {hybrid_name(system): fuse(ranking, lexical, ids) for system, ranking in dense.items()}

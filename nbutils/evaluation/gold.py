@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from nbutils.core import UserError, content_hash
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 from nbutils.questions.pairs import told
 from nbutils.questions.places import BAD, PLACED, Places
-from nbutils.questions.tables import Row, read_table
+from nbutils.questions.tables import Row, find_table, read_table
 
 if TYPE_CHECKING:
     from llama_index.core.schema import TextNode
@@ -22,11 +24,13 @@ class GoldQuestions(EmbeddingQAFinetuneDataset):
         human: people wrote them; `compare_models` and `verdict` trust such a set more than others.
         placed: question id -> "quote", "page" or "chunk".
         left_out: for each row that points to nothing in this corpus, its number and why.
+        documents: chunk id -> document, where each question is to be searched in its own document only.
     """
 
     human: bool = True
     placed: dict[str, str]
     left_out: list[str]
+    documents: dict[str, str] = Field(default={})
 
     @property
     def judged_by(self) -> str:
@@ -35,37 +39,25 @@ class GoldQuestions(EmbeddingQAFinetuneDataset):
         return ", ".join(f"{count} by {kind}" for kind, count in counts.most_common())
 
 
-def find_gold_questions(name: str, val_files: Sequence[str]) -> Path | None:
-    """Return the file of gold questions that is meant, or None.
-
-    Args:
-        name: a path; "auto" for gold_questions.csv in the folder of a validation file, if there is one; "" for none.
-        val_files: the validation files.
-    """
-    from nbutils.corpus.files import find_files, resolve
-
-    if name != "auto" or not val_files:
-        return Path(resolve(name)) if name not in ("", "auto") else None
-    folders = dict.fromkeys(file.parent for file in find_files(val_files) if isinstance(file, Path))
-    return next(
-        (folder / "gold_questions.csv" for folder in folders if (folder / "gold_questions.csv").is_file()), None
-    )
+def find_gold_questions(name: str, files: Sequence[str]) -> Path | None:
+    """Return the file of gold questions that is meant, or None; "auto" means gold_questions.csv, see `find_table`."""
+    return find_table(name, files, "gold_questions.csv")
 
 
-def gold_questions(name: str, val_files: Sequence[str], nodes: "Sequence[TextNode]") -> GoldQuestions | None:
+def gold_questions(name: str, files: Sequence[str], nodes: "Sequence[TextNode]") -> GoldQuestions | None:
     """Return the gold questions about these chunks, or None; what is left out, and why, is printed.
 
     A file that "auto" finds and that has no column `file` may be about any of the documents beside it. It is used for
     the one document that holds its quotes, or where only one document lies there; otherwise it is left.
 
     Args:
-        name, val_files: as for `find_gold_questions`.
-        nodes: the validation chunks.
+        name, files: as for `find_gold_questions`.
+        nodes: the chunks of these files.
 
     Raises:
         UserError: the file that `name` gives cannot be used.
     """
-    path = find_gold_questions(name, val_files)
+    path = find_gold_questions(name, files)
     if path is None:
         print("No gold questions: everything below is about questions that a machine wrote.")
         return None
@@ -76,7 +68,7 @@ def gold_questions(name: str, val_files: Sequence[str], nodes: "Sequence[TextNod
         document = None if any(row.cell("file") for row in rows) else _document_meant(rows, path, Places(nodes))
         return load_gold_questions(path, nodes, document=document)
     except UserError as error:
-        print(f"{path.name}, found beside the validation files, is not used: {error}")
+        print(f"{path.name}, found beside the documents, is not used: {error}")
         return None
 
 

@@ -49,7 +49,9 @@ def gold_sets(
         train_corpus = {node.node_id: node.text for node in train_nodes}
         sets[GOLD], _ = remove_leaks(unseen, train_corpus, keep=keep_leaks)
     if len(unseen.queries) < len(found.queries):
-        sets[ALL_GOLD] = found.in_own_document({node.node_id: _file(node) for node in [*train_nodes, *val_nodes]})
+        sets[ALL_GOLD] = found.model_copy(
+            update={"documents": {node.node_id: _file(node) for node in [*train_nodes, *val_nodes]}}
+        )
     copies = near_copies(found.queries, taught.values())
     if len(copies):
         print(

@@ -73,14 +73,16 @@ class Effect:
         )
 
 
-def _effects(comparison: Comparison, metric: str, margin: float, alpha: float) -> dict[tuple[str, str, str], Effect]:
+def _effects(
+    comparison: Comparison, metric: str, margin: float, alpha: float, also: Sequence[str]
+) -> dict[tuple[str, str, str], Effect]:
     """Return (question set, system, reference) -> difference: all systems on the decisive set, the tuned on others."""
     tests = [*comparison.differences.itertuples(), *comparison.contrasts.itertuples()]
     decisive, planned = comparison.decisive, (comparison.decisive, comparison.tuned, comparison.base)
     means = comparison.table[comparison.table.metric == metric].set_index(["question_set", "system"]).value
     found = {}
     for row in (test for test in tests if test.metric == metric):
-        if row.question_set == decisive or (row.system, row.base) == planned[1:]:
+        if row.question_set == decisive or (row.system in (comparison.tuned, *also) and row.base == comparison.base):
             values = means[row.question_set, row.system], means[row.question_set, row.base]
             found[row.question_set, row.system, row.base] = Effect(
                 row.system, row.base, row.question_set, *values, row.difference, row.low, row.high, row.p,
@@ -143,6 +145,7 @@ def verdict(
     metric: str = "mrr@10",
     margin: float = 0.02,
     alpha: float = 0.05,
+    also: Sequence[str] = (),
     slices: "pd.DataFrame | None" = None,
     costs: Mapping[str, str] | None = None,
 ) -> Verdict:
@@ -178,6 +181,7 @@ def verdict(
             relevant chunk and for those with several.
         margin: a difference that nobody would notice.
         alpha: significance level.
+        also: other fine-tuned systems, whose differences from the base are told on every set that judges them.
         slices: result of `nbutils.evaluation.inspection.slices`, to say on which questions.
         costs: what it cost, name -> text, e.g. {"training": "153 s on 2 cores"}.
 
@@ -189,9 +193,11 @@ def verdict(
         raise UserError("The comparison holds no fine-tuned system. Name it with compare_models(…, tuned=…).")
     if metric not in comparison.per_query:
         raise UserError(f"There is no metric {metric!r} in the comparison.")
-    effects = _effects(comparison, metric, margin, alpha)
+    effects = _effects(comparison, metric, margin, alpha, also)
     main = effects[decisive, tuned, base]
-    others = [effects[name, tuned, base] for name in comparison.datasets if name != decisive]
+    others = [effects[name, tuned, base] for name in comparison.datasets
+              if name != decisive and (name, tuned, base) in effects]  # fmt: skip
+    rest = [effect for (_, system, reference), effect in effects.items() if system in also and reference == base]
     length = [
         effects.get((decisive, *pair)) for pair in ((comparison.same_length, base), (tuned, comparison.same_length))
     ]
@@ -210,7 +216,7 @@ def verdict(
         alone = bm25 and hybrid_to_bm25 and (bm25.outcome, hybrid_to_bm25.outcome) == ("better", "worse")
         advice = "use BM25" if alone else "use hybrid"
 
-    shown = [main, *others, *length, bm25, hybrid, hybrid_to_bm25 if ahead else None]
+    shown = [main, *others, *rest, *length, bm25, hybrid, hybrid_to_bm25 if ahead else None]
     lines = [effect.sentence(metric, margin) for effect in shown if effect]
     lines += [_wording(name, share, name in comparison.human) for name, share in wording.items()]
     lines += _where(slices)

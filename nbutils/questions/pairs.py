@@ -10,7 +10,7 @@ from pydantic import PrivateAttr
 from nbutils.core import UserError, content_hash
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 from nbutils.questions.places import BAD, ELSEWHERE, NOWHERE, PLACED, Place, Places
-from nbutils.questions.tables import read_table
+from nbutils.questions.tables import find_table, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,11 @@ class Pairs(EmbeddingQAFinetuneDataset):
     def placed(self) -> "pd.DataFrame":
         """One row per row of the file, as `load_pairs` describes."""
         return self._placed
+
+
+def find_pairs(name: str, files: Sequence[str]) -> Path | None:
+    """Return the file of pairs that is meant, or None; "auto" means training_questions.csv, see `find_table`."""
+    return find_table(name, files, "training_questions.csv")
 
 
 def load_pairs(path: str | Path, nodes: "Sequence[TextNode]", *, bad_rows: str = "fail") -> Pairs:

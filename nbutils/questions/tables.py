@@ -5,9 +5,11 @@ import io
 import json
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 from nbutils.core import UserError, first_line
+from nbutils.corpus.files import find_files, resolve
 
 NAMES = {
     "question": ("question", "query", "anchor", "search_query", "search_term", "search_phrase", "search", "subject",
@@ -33,6 +35,19 @@ class Row(dict):
             if value is not None and str(value).strip():
                 return str(value).strip()
         return ""
+
+
+def find_table(name: str, files: Sequence[str], beside: str) -> Path | None:
+    """Return the table that a parameter means, or None.
+
+    Args:
+        name: a path; "auto" for the file called `beside` in the folder of one of the files, if there is one; "" for none.
+        files: the documents that the table is about.
+    """
+    if name != "auto":
+        return Path(resolve(name)) if name else None
+    folders = dict.fromkeys(file.parent for file in find_files(files) if isinstance(file, Path)) if files else {}
+    return next((folder / beside for folder in folders if (folder / beside).is_file()), None)
 
 
 def read_table(path: str | Path) -> tuple[list[tuple[int, Row]], dict[int, str]]:
