@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbutils.core import UserError, in_notebook, lock, outputs_root, write_atomic
-from nbutils.corpus.files import is_url, resolve
+from nbutils.corpus.files import is_url
 from nbutils.pipeline.parameters import (
+    absolute_files,
     check_name,
     check_parameters,
     check_together,
@@ -28,7 +29,6 @@ from nbutils.pipeline.parameters import (
 from nbutils.pipeline.report import closing_table, write_report
 from nbutils.pipeline.steps import (
     CHAIN,
-    FILE_PARAMETERS,
     MAKER,
     STEPS,
     before,
@@ -287,18 +287,7 @@ def _checked(parameters: Mapping[str, Any] | None, profile: str | Path | None = 
     """Return the checked parameters of a run, its files by their absolute paths."""
     values = check_parameters({**read_profile(profile), **(parameters or {})})
     values.pop("RUN_NAME", None)
-    for each in FILE_PARAMETERS:
-        if isinstance(values.get(each), list):
-            try:
-                values[each] = [absolute(resolve(file)) for file in values[each]]
-            except UserError as error:
-                raise UserError(f"{each}: {error}") from error
-    return values
-
-
-def absolute(file: str) -> str:
-    """Return a file, folder or glob by its absolute path, and a URL as it is."""
-    return file if is_url(file) else os.path.abspath(os.path.expanduser(file))
+    return absolute_files(values)
 
 
 def _end_leftovers(run: Run) -> None:
