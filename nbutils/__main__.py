@@ -41,8 +41,6 @@ def main(arguments: list[str] | None = None) -> int:
     added.add_argument("--memory", type=float, metavar="GIB",
                        help="end a run that holds more memory (default: the jobs share 90 %% of the machine's)")  # fmt: skip
     added.add_argument("--dask", metavar="ADDRESS", help="do the runs on the workers of this Dask scheduler")
-    added.add_argument("--storage", metavar="ADDRESS",
-                       help="copy results there: s3://, gs://, abfs://, hdfs://, or a folder")  # fmt: skip
 
     added = command(leaderboard, "compare runs: notebook 05, as notebook, HTML and CSV", name="leaderboard",
                     name_help="folder in outputs/ to write to")  # fmt: skip
@@ -97,7 +95,7 @@ def batch(options: argparse.Namespace) -> int:
         print(f"nbutils: left out, because they cannot be read: {shown}", file=sys.stderr)
     done = run_batch(
         plan, name, jobs=options.jobs, timeout=options.timeout, memory=options.memory, dask=options.dask,
-        storage=options.storage, say=_say,
+        say=_say,
     )  # fmt: skip
     print(f"\n{len(done.names('done'))} of {len(done.outcomes)} runs are done. Record: {done.path}")
     for failed in done.names("failed"):

@@ -228,30 +228,21 @@ def progress(
 ):
     """Return a tqdm bar: a widget in a notebook, a line in a terminal, nothing where output goes to a file.
 
-    In a notebook that `nbutils run` executes, the bar goes to the file named by $NBUTILS_PROGRESS, from which the
-    terminal shows it.
+    In a notebook that `nbutils run` executes, the bar goes to the terminal named by $NBUTILS_PROGRESS.
     """
     from tqdm import tqdm as plain
     from tqdm.auto import tqdm
 
+    shown = {"total": total, "desc": desc, "unit": unit, "leave": False}
     if target := os.environ.get("NBUTILS_PROGRESS"):
-        return plain(
-            iterable,
-            total=total,
-            desc=desc,
-            unit=unit,
-            disable=disable,
-            file=_progress_file(target),
-            ncols=90,
-            **options,
-        )
+        return plain(iterable, **shown, disable=disable or target == os.devnull, file=_terminal(target), **options)
     quiet = disable or not (in_notebook() or os.isatty(2))
-    return tqdm(iterable, total=total, desc=desc, unit=unit, disable=quiet, leave=False, **options)
+    return tqdm(iterable, **shown, disable=quiet, **options)
 
 
 @functools.cache
-def _progress_file(target: str):
-    return open(target, "a", encoding="utf-8")
+def _terminal(name: str):
+    return open(name, "w", encoding="utf-8")
 
 
 def in_notebook() -> bool:

@@ -7,12 +7,11 @@ import concurrent.futures
 import contextlib
 import datetime
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nbutils.core import UserError, first_line, lock, outputs_root, write_atomic
+from nbutils.core import UserError, first_line, lock, outputs_root, progress, write_atomic
 from nbutils.pipeline.parameters import check_name
 from nbutils.pipeline.plan import PlannedRun
 from nbutils.pipeline.run import is_done, now
@@ -87,7 +86,6 @@ def run_batch(
     memory: float | None = None,
     outputs: str | Path | None = None,
     dask: str | None = None,
-    storage: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Batch:
     """Execute the runs of a plan that are not done yet; one that fails does not stop the others.
@@ -101,8 +99,6 @@ def run_batch(
         outputs: folder of all runs; default is `nbutils.core.outputs_root()`.
         dask: address of a Dask scheduler, whose workers then do the runs. They need nbutils and the same outputs
             folder. A run whose worker dies is done by another one and continues where it was.
-        storage: an address that papermill can write to (s3://, gs://, abfs://, hdfs:// or a folder): each run's
-            executed notebooks, record, tables and report are copied there when it ends.
         say: receives each line of progress; on a terminal there is a live bar too.
 
     Returns:
@@ -116,23 +112,23 @@ def run_batch(
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}; it must be 1 or more.")
     root, plan = Path(outputs or outputs_root()), {planned.name: planned for planned in plan}
-    options = {"timeout": timeout, "memory": memory, "storage": storage}
+    options = {"timeout": timeout, "memory": memory}
     if not dask:
         options |= {"memory": memory or 0.9 * memory_gib() / jobs, "threads": max(1, cores() // jobs)}
     path = batch_path(name, root)
     busy = f"The batch {name} is being run by another process. Wait for it to end."
     with lock(path.with_suffix(".lock"), wait=0, busy=busy):
         _check_names_are_free(plan, name, root)
-        batch = Batch(name, path, _known_outcomes(plan, name, root, storage), now())
+        batch = Batch(name, path, _known_outcomes(plan, name, root), now())
         batch.save()
         todo = [planned for planned in plan.values() if batch.outcomes[planned.name].status != "done"]
         ready = len(plan) - len(todo)
-        with _engine(jobs, dask) as engine, _bar(batch, ready, root) as (say_above, refresh):
-            say = say_above or say
+        with _engine(jobs, dask) as engine, progress(total=len(plan), initial=ready, desc=name, unit="run") as bar:
+            say = say if bar.disable else bar.write
             say(f"Batch {name}: {len(plan)} runs, {ready} done already, {len(todo)} to do.")
             futures = {engine.submit(run_one, planned, root, **options): planned for planned in todo}
             try:
-                _follow(batch, futures, say, refresh)
+                _follow(batch, futures, say, bar, root)
             except BaseException:
                 _stop(batch, futures, root)
                 if not dask:
@@ -143,16 +139,15 @@ def run_batch(
     return batch
 
 
-def _known_outcomes(plan: Mapping[str, PlannedRun], name: str, root: Path, storage: str | None) -> dict[str, Outcome]:
-    """Return the outcome of each run before anything is started: done where it is up to date, and copied if need be."""
+def _known_outcomes(plan: Mapping[str, PlannedRun], name: str, root: Path) -> dict[str, Outcome]:
+    """Return the outcome of each run before anything is started: done where it is up to date."""
     earlier: dict[str, Outcome] = {}
     with contextlib.suppress(UserError):
         earlier = read_batch(name, root).outcomes
     outcomes = {}
     for planned in plan.values():
         kept, outcome = earlier.get(planned.name), Outcome(planned.name)
-        stored = not storage or (kept and kept.storage == storage)
-        if stored and is_done(planned.name, planned.parameters, outputs=root):
+        if is_done(planned.name, planned.parameters, outputs=root):
             outcome = kept if kept and kept.status == "done" else Outcome(planned.name, "done")
         outcome.parameters = planned.parameters
         outcomes[planned.name] = outcome
@@ -172,8 +167,8 @@ def _check_names_are_free(plan: Mapping[str, PlannedRun], name: str, root: Path)
                 )
 
 
-def _follow(batch: Batch, futures: dict[concurrent.futures.Future, PlannedRun], say, refresh) -> None:
-    """Note each run's end as it comes, and show how things stand."""
+def _follow(batch: Batch, futures: dict[concurrent.futures.Future, PlannedRun], say, bar, root: Path) -> None:
+    """Note each run's end as it comes; on a terminal the bar tells how far the others are."""
     pending = set(futures)
     while pending:
         done, pending = concurrent.futures.wait(pending, timeout=0.5, return_when="FIRST_COMPLETED")
@@ -186,40 +181,13 @@ def _follow(batch: Batch, futures: dict[concurrent.futures.Future, PlannedRun], 
                 outcome = Outcome(planned.name, "failed", reason, parameters=planned.parameters, finished=now())
             batch.outcomes[planned.name] = outcome
             batch.save()
+            bar.update()
+            over = len(batch.names("done") + batch.names("failed"))
             how = "done" if outcome.status == "done" else f"failed: {outcome.error}"
-            over, seconds = len(batch.names("done") + batch.names("failed")), outcome.seconds or 0
-            say(
-                f"{datetime.datetime.now():%H:%M:%S}  {over}/{len(batch.outcomes)}  {planned.name}, {seconds:.0f} s: {how}"
-            )
-        refresh()
-
-
-@contextlib.contextmanager
-def _bar(batch: Batch, ready: int, root: Path):
-    """Yield how to say a line and how to refresh the bar; on a terminal the bar tells what runs and what is left."""
-    if not sys.stdout.isatty():
-        yield None, lambda: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as progress:
-        task = progress.add_task(batch.name, total=len(batch.outcomes), completed=ready)
-
-        def refresh() -> None:
-            running = [name for name in batch.names("waiting") if _has_begun(root / name, batch.started)]
-            running = [" ".join((name, *stage(root / name))).strip() for name in running]
-            count = {status: len(batch.names(status)) for status in ("done", "failed")}
-            about = f"{batch.name}: {count['done']} done, {count['failed']} failed; " + ", ".join(running)
-            progress.update(task, description=about, completed=sum(count.values()))
-
-        yield lambda line: progress.console.print(line, markup=False, highlight=False), refresh
-        refresh()
+            say(f"{now()}  {over}/{len(batch.outcomes)}  {planned.name}, {outcome.seconds or 0:.0f} s: {how}")
+        running = [name for name in batch.names("waiting") if _has_begun(root / name, batch.started)]
+        stages = ", ".join(" ".join((name, *stage(root / name))).strip() for name in running)
+        bar.set_postfix_str(f"{len(batch.names('failed'))} failed; {stages}")
 
 
 def _has_begun(folder: Path, since: str) -> bool:

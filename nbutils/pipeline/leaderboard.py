@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from nbutils.core import UserError, outputs_root, write_atomic
 from nbutils.pipeline.batch import read_batch
-from nbutils.pipeline.parameters import check_name
+from nbutils.pipeline.parameters import FILE_PARAMETERS, check_name
 from nbutils.pipeline.report import notebook_html
 from nbutils.pipeline.run import Run, execute
-from nbutils.pipeline.steps import CHAIN, FILE_PARAMETERS, trouble
+from nbutils.pipeline.steps import CHAIN, trouble
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,13 +93,16 @@ def compare_runs(
             step, reason = found or (begun[-1], "not finished")
             left_out.append({"run": name, "step": step, "reason": reason})
             continue
-        rows += _rows(run, record, metric)
+        rows.append(_rows(run, record, metric))
         parameters[name] = _parameters(record)
     if not rows:
         text = f"No run in {root.name}/ has results yet. Run notebooks 01 to 04, or `nbutils run`, first."
         raise UserError("\n".join([text, *([_reasons(left_out)] if left_out else [])]))
     differing = _differing(parameters)
-    table = pd.DataFrame([row | {key: parameters[row["run"]].get(key) for key in differing} for row in rows])
+    table = pd.concat(rows).rename_axis(columns=None)
+    table = table.assign(
+        **{key: table.run.map({run: parameters[run].get(key) for run in parameters}) for key in differing}
+    )
     table = table.sort_values(["question_set", "lift"], ascending=[True, False], ignore_index=True)
     return Leaderboard(table, pd.DataFrame(left_out, columns=["run", "step", "reason"]), metric, differing)
 
@@ -108,39 +111,29 @@ def _reasons(left_out: Sequence[dict]) -> str:
     return "\n".join(f"  {row['run']}, {row['step'] or 'no step'}: {row['reason']}" for row in left_out)
 
 
-def _rows(run: Run, record: dict[str, Any], metric: str) -> list[dict]:
+def _rows(run: Run, record: dict[str, Any], metric: str) -> "pd.DataFrame":
     """Return a row for each question set that the run was evaluated on."""
     import pandas as pd
 
-    metrics = pd.read_csv(run.folder / "results" / "metrics.csv")
-    differences = pd.read_csv(run.folder / "results" / "differences.csv")
+    metrics, differences = (pd.read_csv(run.folder / "results" / f"{name}.csv") for name in ("metrics", "differences"))
     if metric not in set(metrics.metric):
         raise UserError(f"There is no metric {metric!r}. Use one of {', '.join(metrics.metric.unique())}.")
-    metrics = metrics[metrics.metric == metric].set_index(["question_set", "system"])
-    differences = differences[differences.metric == metric].set_index(["question_set", "system"])
+    values = metrics[metrics.metric == metric].pivot(index="question_set", columns="system", values="value")
+    tuned = differences[(differences.metric == metric) & (differences.system == "fine-tuned")]
+    lift = tuned.rename(columns={"difference": "lift"}).set_index("question_set")[["lift", "low", "high", "p"]]
     steps = record["steps"]
     usage = (steps.get("02_generate_questions", {}).get("usage") or {}).values()
     costs = [each["cost"] for each in usage if each.get("cost") is not None]
-    shared = {
-        "minutes": sum(steps.get(step.name, {}).get("seconds") or 0 for step in CHAIN) / 60,
-        "calls": sum(each.get("calls", 0) for each in usage),
-        "cost": sum(costs) if costs else float("nan"),
-        "verdict": (steps.get("04_evaluate_models", {}).get("verdict") or {}).get("advice"),
-    }
-    rows = []
-    for question_set in metrics.index.get_level_values(0).unique():
-        values, lift = metrics.loc[question_set], differences.loc[(question_set, "fine-tuned")]
-        best = values.value.idxmax()
-        rows.append(
-            {
-                "question_set": question_set, "run": run.name, "questions": int(values.questions.iloc[0]),
-                "base": values.value["base"], "fine-tuned": values.value["fine-tuned"],
-                "lift": lift.difference, "low": lift.low, "high": lift.high, "p": lift.p,
-                "best": f"{best} {values.value[best]:.3f}",
-            }
-            | shared
-        )  # fmt: skip
-    return rows
+    rows = values[["base", "fine-tuned"]].join(lift).assign(
+        best=values.idxmax(axis=1) + values.max(axis=1).map(" {:.3f}".format),
+        minutes=sum(steps.get(step.name, {}).get("seconds") or 0 for step in CHAIN) / 60,
+        calls=sum(each.get("calls", 0) for each in usage),
+        cost=sum(costs) if costs else float("nan"),
+        verdict=(steps.get("04_evaluate_models", {}).get("verdict") or {}).get("advice"),
+    )  # fmt: skip
+    rows.insert(0, "questions", metrics.groupby("question_set").questions.first())
+    rows.insert(0, "run", run.name)
+    return rows.reset_index()
 
 
 def _parameters(record: dict[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,10 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from nbutils.core import UserError, first_line, project_folder
-from nbutils.corpus.files import find_files, resolve
+from nbutils.corpus.files import find_files, is_url, resolve
 
 CHAIN_NOTEBOOKS = ("01_build_corpus", "02_generate_questions", "03_finetune_embedding", "04_evaluate_models")
+FILE_PARAMETERS = ("TRAIN_FILES", "VAL_FILES", "GOLD_QUESTIONS")
 CHOICES = {"ENGINE": ("nbutils", "llama-index"), "ON_UNREADABLE": ("skip", "fail")}
 AT_LEAST = {"CHUNK_SIZE": 16, "QUESTIONS_PER_CHUNK": 1, "CONCURRENCY": 1, "TOP_K": 1}  # other numbers: 0
 MAY_BE_EMPTY = ("GOLD_QUESTIONS", "OPENAI_MODEL")  # and every text whose default is empty
@@ -181,6 +182,28 @@ def check_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
             hint = f"Did you mean {close[0]}?" if close else "`nbutils params` lists them all."
             raise UserError(f"There is no parameter {name}. {hint}")
     return {name: known[name].convert(value) for name, value in values.items()}
+
+
+def absolute_files(values: Mapping[str, Any], base: Path | None = None) -> dict[str, Any]:
+    """Return checked values with files, folders and globs by their absolute paths, and URLs as they are.
+
+    Args:
+        values: by parameter name.
+        base: the folder in which a relative path is looked for before the working directory.
+    """
+
+    def absolute(name: str, file: str) -> str:
+        try:
+            file = resolve(file, base)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+        return file if is_url(file) else os.path.abspath(os.path.expanduser(file))
+
+    whole = dict(values)
+    for name in (name for name in FILE_PARAMETERS if values.get(name) not in (None, "", "auto")):
+        value = values[name]
+        whole[name] = [absolute(name, each) for each in value] if isinstance(value, list) else absolute(name, value)
+    return whole
 
 
 def check_together(values: Mapping[str, Any]) -> None:

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import PositiveFloat, TypeAdapter, ValidationError
+
 from nbutils.core import UserError, content_hash
-from nbutils.corpus.files import SUFFIXES, find_files, resolve
+from nbutils.corpus.files import SUFFIXES, find_files
 from nbutils.pipeline.parameters import (
+    absolute_files,
     all_parameters,
     check_name,
     check_parameters,
@@ -22,7 +25,6 @@ from nbutils.pipeline.parameters import (
     read_profile,
     read_yaml,
 )
-from nbutils.pipeline.run import absolute
 
 TOO_MANY = "cells without a column"
 
@@ -171,10 +173,8 @@ def _expand(row: Mapping[str, Any], base: Path) -> list[PlannedRun]:
     name, timeout = row.pop("name", None), row.pop("timeout", None)
     choices, mistakes = {}, []
     try:
-        timeout = None if timeout is None else float(timeout)
-    except (TypeError, ValueError):
-        timeout = -1
-    if timeout is not None and not timeout > 0:
+        timeout = TypeAdapter(PositiveFloat | None).validate_python(timeout)
+    except ValidationError:
         mistakes.append("timeout must be a number of seconds above 0.")
     for key, cell in row.items():
         try:
@@ -190,10 +190,9 @@ def _expand(row: Mapping[str, Any], base: Path) -> list[PlannedRun]:
         check_together(values)
         base_name = str(name) if name is not None else _name_of(Path((values.get("TRAIN_FILES") or ["run"])[0]).stem)
         own = ".".join([base_name, *(f"{key.lower()}-{_name_of(_text(values[key]))}" for key in several)])
-        if len(own) > 100:
-            own = f"{own[:90]}-{content_hash(own, length=8)}"
-        if check_name(own) in expanded:
+        if len(own) > 100 or own in expanded:
             own = f"{own[:90]}-{content_hash(json.dumps(values, sort_keys=True), length=8)}"
+        check_name(own)
         expanded[own] = PlannedRun(own, values, timeout)
     return list(expanded.values())
 
@@ -220,12 +219,7 @@ def _choices(name: str, cell: Any, base: Path) -> list:
         cell = [cell]
     if not cell:
         raise UserError(f"Parameter {name} has an empty list of values. Name at least one.")
-    values = [check_parameters({name: value})[name] for value in cell]
-    if name in ("TRAIN_FILES", "VAL_FILES"):
-        values = [[absolute(resolve(file, base)) for file in files] for files in values]
-    if name == "GOLD_QUESTIONS":
-        values = [absolute(resolve(file, base)) if file not in ("", "auto") else file for file in values]
-    return values
+    return [absolute_files(check_parameters({name: value}), base)[name] for value in cell]
 
 
 def _text(value: Any) -> str:

@@ -7,18 +7,17 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbutils.core import UserError, in_notebook, lock, outputs_root, write_atomic
-from nbutils.corpus.files import is_url, resolve
+from nbutils.corpus.files import is_url
 from nbutils.pipeline.parameters import (
+    absolute_files,
     check_name,
     check_parameters,
     check_together,
@@ -30,7 +29,6 @@ from nbutils.pipeline.parameters import (
 from nbutils.pipeline.report import closing_table, write_report
 from nbutils.pipeline.steps import (
     CHAIN,
-    FILE_PARAMETERS,
     MAKER,
     STEPS,
     before,
@@ -289,18 +287,7 @@ def _checked(parameters: Mapping[str, Any] | None, profile: str | Path | None = 
     """Return the checked parameters of a run, its files by their absolute paths."""
     values = check_parameters({**read_profile(profile), **(parameters or {})})
     values.pop("RUN_NAME", None)
-    for each in FILE_PARAMETERS:
-        if isinstance(values.get(each), list):
-            try:
-                values[each] = [absolute(resolve(file)) for file in values[each]]
-            except UserError as error:
-                raise UserError(f"{each}: {error}") from error
-    return values
-
-
-def absolute(file: str) -> str:
-    """Return a file, folder or glob by its absolute path, and a URL as it is."""
-    return file if is_url(file) else os.path.abspath(os.path.expanduser(file))
+    return absolute_files(values)
 
 
 def _end_leftovers(run: Run) -> None:
@@ -320,7 +307,7 @@ def execute(notebook: str, run: Run, parameters: dict[str, Any], say: Callable[[
     import papermill
 
     source = notebooks_folder() / f"{notebook}.ipynb"
-    partial, bar = run.path(f".{notebook}.partial.ipynb"), run.path(".progress")
+    partial = run.path(f".{notebook}.partial.ipynb")
     cells = json.loads(source.read_text(encoding="utf-8"))["cells"]
     total = sum(cell["cell_type"] == "code" for cell in cells) + bool(parameters)
     done, heading = 0, ""
@@ -336,18 +323,25 @@ def execute(notebook: str, run: Run, parameters: dict[str, Any], say: Callable[[
             say(f"    cell {done}/{total}  {heading}  |  {first[:60]}")
 
     environment = {
-        "NBUTILS_OUTPUTS": str(run.folder.parent), "NBUTILS_PROGRESS": str(bar), "NBUTILS_RUN": str(run.folder),
+        "NBUTILS_OUTPUTS": str(run.folder.parent), "NBUTILS_PROGRESS": _terminal(), "NBUTILS_RUN": str(run.folder),
     }  # fmt: skip
     try:
-        with _bars(bar, say):
-            papermill.execute_notebook(
-                str(source), str(partial), parameters=parameters, kernel_name="python3", progress_bar=False,
-                on_cell_start=cell_started, extra_arguments=["--log-level=CRITICAL"],
-                kernel_manager_class=_kernel_with(environment),
-            )  # fmt: skip
+        papermill.execute_notebook(
+            str(source), str(partial), parameters=parameters, kernel_name="python3", progress_bar=False,
+            on_cell_start=cell_started, extra_arguments=["--log-level=CRITICAL"],
+            kernel_manager_class=_kernel_with(environment),
+        )  # fmt: skip
     finally:
         if partial.exists():
             partial.replace(run.path(f"{notebook}.ipynb"))
+
+
+def _terminal() -> str:
+    """Return the terminal that a kernel's progress bars go to: this process's, or nowhere."""
+    with contextlib.suppress(OSError, AttributeError):  # a file or pipe; Windows
+        if os.access(name := os.ttyname(2), os.W_OK):
+            return name
+    return os.devnull
 
 
 def _kernel_with(environment: Mapping[str, str]) -> type:
@@ -359,32 +353,6 @@ def _kernel_with(environment: Mapping[str, str]) -> type:
             await super().start_kernel(env={**os.environ, **environment}, **options)
 
     return Kernel
-
-
-@contextlib.contextmanager
-def _bars(file: Path, say: Callable[[str], None], every: float = 5.0) -> Iterator[None]:
-    """Show the last state of the kernel's progress bar, written to `file`, every few seconds."""
-    stop = threading.Event()
-    file.write_text("")
-
-    def watch() -> None:
-        shown = ""
-        while not stop.wait(every):
-            with contextlib.suppress(OSError):
-                states = [line.strip() for line in re.split(r"[\r\n]", file.read_text(encoding="utf-8")[-2000:])]
-                last = next((line for line in reversed(states) if line), "")
-                if last != shown:
-                    shown = last
-                    say(f"        {last}")
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        watcher.join()
-        file.unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> str:

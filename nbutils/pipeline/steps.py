@@ -17,9 +17,8 @@ from typing import Any
 import nbutils
 from nbutils.core import content_hash, project_folder
 from nbutils.corpus.files import _files_hash, find_files
-from nbutils.pipeline.parameters import notebook_parameters, notebooks_folder
+from nbutils.pipeline.parameters import FILE_PARAMETERS, notebook_parameters, notebooks_folder
 
-FILE_PARAMETERS = ("TRAIN_FILES", "VAL_FILES", "GOLD_QUESTIONS")
 MODEL_PARAMETERS = ("BASE_MODEL", "OTHER_MODELS", "OPENAI_MODEL", "LLM")  # names, of folders and files among others
 NOT_IN_RESULTS = ("RUN_NAME", "CONCURRENCY")  # change nothing of what a step leaves behind
 

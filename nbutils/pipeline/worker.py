@@ -40,7 +40,6 @@ class Outcome:
         seconds: wall time.
         peak_memory: most bytes that its processes held at once.
         parameters: as planned.
-        storage: the address that its results were copied to.
         started, finished: UTC.
     """
 
@@ -51,7 +50,6 @@ class Outcome:
     seconds: float | None = None
     peak_memory: int | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
-    storage: str | None = None
     started: str | None = None
     finished: str | None = None
 
@@ -63,7 +61,6 @@ def run_one(
     timeout: float | None = None,
     memory: float | None = None,
     threads: int | None = None,
-    storage: str | None = None,
 ) -> Outcome:
     """Execute one run in a process of its own and wait for it; also what a Dask worker is given to do.
 
@@ -73,7 +70,6 @@ def run_one(
         timeout: seconds; the run's own wins.
         memory: GiB that the run's processes may hold together; beyond, it is ended.
         threads: cores for this run; by default this worker's share of the machine.
-        storage: address that the run's results are copied to, as for `nbutils.pipeline.batch.run_batch`.
 
     Returns:
         What came of it; it does not raise for a run that fails.
@@ -96,13 +92,6 @@ def run_one(
         outcome.peak_memory, reason = _watch(worker, this.folder, planned.timeout or timeout, memory)
     outcome.seconds = round(time.monotonic() - begun, 1)
     _settle(outcome, this.folder, worker.returncode, reason)
-    if storage:
-        try:
-            publish(this.folder, storage)
-            outcome.storage = storage
-        except Exception as error:
-            outcome.status = "failed"
-            outcome.error = f"Its results could not be copied to {storage}: {type(error).__name__}: {error}"
     outcome.finished = now()
     return outcome
 
@@ -142,7 +131,7 @@ def _settle(outcome: Outcome, folder: Path, status: int, reason: str | None) -> 
     said = {}
     with contextlib.suppress(OSError, ValueError):
         said = json.loads((folder / ".outcome.json").read_text(encoding="utf-8"))
-    for file in (".outcome.json", ".progress", ".stop"):
+    for file in (".outcome.json", ".stop"):
         (folder / file).unlink(missing_ok=True)
     if said.get("status") == "done":
         outcome.status = "done"
@@ -152,20 +141,14 @@ def _settle(outcome: Outcome, folder: Path, status: int, reason: str | None) -> 
     if said or reason:
         outcome.error = said["error"] if said else reason
     elif status < 0:
-        outcome.error = f"Its process was killed by {signal_name(-status)} (by hand, or for want of memory)."
+        outcome.error = (
+            f"Its process ended by signal {-status}, {signal.strsignal(-status)} (by hand, or for want of memory)."
+        )
     else:
         last = [line for line in (folder / "log.txt").read_text("utf-8", "replace").splitlines() if line.strip()]
         outcome.error = f"Its process ended with status {status}: {last[-1] if last else 'no message'}"
     if step and (folder / f"{step}.ipynb").exists():
         outcome.notebook = f"{folder.name}/{step}.ipynb"
-
-
-def signal_name(number: int) -> str:
-    """Return a signal's name, also of a real-time signal, which has none of its own in Python."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def stage(folder: Path) -> tuple[str, str]:
@@ -214,29 +197,6 @@ def _threads_here() -> int:
         return max(1, cores() // get_worker().state.nthreads)
     except (ImportError, ValueError):
         return cores()
-
-
-def publish(folder: Path, address: str) -> list[str]:
-    """Copy a run's notebooks, record, tables and report to an address that papermill can write to.
-
-    Args:
-        folder: the run's.
-        address: s3://, gs://, abfs://, adl://, hdfs:// or a folder; the run's name is added.
-
-    Returns:
-        The addresses written.
-    """
-    from papermill.iorw import papermill_io
-
-    written = []
-    for pattern in ("*.ipynb", "*.json", "*.yaml", "*.html", "results/*.csv", "results/*.json"):
-        for file in sorted(folder.glob(pattern)):
-            target = f"{address.rstrip('/')}/{folder.name}/{file.relative_to(folder).as_posix()}"
-            if "://" not in address:
-                Path(target).parent.mkdir(parents=True, exist_ok=True)
-            papermill_io.write(file.read_text(encoding="utf-8"), target, extensions=[])
-            written.append(target)
-    return written
 
 
 def main(folder: Path) -> int:

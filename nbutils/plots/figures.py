@@ -44,9 +44,14 @@ def _figure(width: float = 7.0, height: float = 4.0, columns: int = 1, rows: int
     return figure, axes
 
 
-def _margins(values, low, high) -> list:
-    """Return the two lengths of error bars; rounding must not make one negative, which matplotlib refuses."""
-    return [np.maximum(0, values - low), np.maximum(0, high - values)]
+def _intervals(ax, names: Sequence[str], values, low, high, kinds: Sequence[int]) -> None:
+    """Draw one value with its interval per row, the first row on top; rows of one kind look alike."""
+    for i, (value, start, end, kind) in enumerate(zip(values, low, high, kinds, strict=True)):
+        error = [[max(0, value - start)], [max(0, end - value)]]  # by rounding, one may be just below 0
+        look = {"color": COLOURS[kind % 7], "marker": MARKERS[kind % 8]}
+        ax.errorbar([value], [i], xerr=np.nan_to_num(error), capsize=3, **look)
+    ax.set(yticks=range(len(names)), yticklabels=list(names), ylim=(max(len(names), 1) - 0.5, -0.5))
+    ax.grid(axis="x", alpha=0.3, linewidth=0.6)
 
 
 def _style(i: int) -> dict:
@@ -90,14 +95,8 @@ def plot_metrics(
     figure, axes = _figure(max(6, 3.2 * len(metrics) + 1), 0.42 * len(systems) + 1.7, columns=len(metrics), sharey=True)
     for ax, metric in zip(np.ravel(axes), metrics, strict=True):
         part = rows[rows.metric == metric].set_index("system").loc[systems]
-        for i, row in enumerate(part.itertuples()):
-            ax.errorbar(
-                [row.value], [i], xerr=_margins(*part.iloc[[i]][["value", "low", "high"]].to_numpy().T), capsize=3,
-                color=COLOURS[i % 7], marker=MARKERS[i % 8],
-            )  # fmt: skip
-        ax.set(yticks=range(len(systems)), yticklabels=systems, xlabel=f"{metric} (0 to 1)")
-        ax.grid(axis="x", alpha=0.3, linewidth=0.6)
-    np.ravel(axes)[0].invert_yaxis()
+        _intervals(ax, systems, part.value, part.low, part.high, range(len(systems)))
+        ax.set_xlabel(f"{metric} (0 to 1)")
     count = int(rows.questions.iloc[0])
     figure.suptitle(f"Mean and 95 % interval of each system — {count} {question_set} questions", fontsize="large")
     return figure
@@ -318,21 +317,14 @@ def plot_slices(slices: "pd.DataFrame", metric: str = "mrr@10", least: int = 5) 
     """
     rows = slices[slices.questions >= least]
     figure, ax = _figure(7.8, 0.3 * len(rows) + 1.6)
-    names = list(dict.fromkeys(rows.slice))
-    for i, row in enumerate(rows.itertuples()):
-        j = names.index(row.slice)
-        error = _margins(*rows.iloc[[i]][["difference", "low", "high"]].to_numpy().T)
-        ax.errorbar([row.difference], [i], xerr=error, capsize=3, color=COLOURS[j % 7], marker=MARKERS[j % 8])
+    names = [f"{row.slice}: {row.group} ({row.questions})" for row in rows.itertuples()]
+    _intervals(ax, names, rows.difference, rows.low, rows.high, rows.slice.factorize()[0])
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set(
         title="Right of 0: fine-tuning helps. Left of 0: it hurts.",
         xlabel=f"difference in {metric} from the base, 95 % interval",
         ylabel="part of the questions (their number)",
-        yticks=range(len(rows)),
-        yticklabels=[f"{row.slice}: {row.group} ({row.questions})" for row in rows.itertuples()],
     )
-    ax.invert_yaxis()
-    ax.grid(axis="x", alpha=0.3, linewidth=0.6)
     return figure
 
 
@@ -349,17 +341,67 @@ def plot_leaderboard(table: "pd.DataFrame", question_set: str, metric: str = "mr
     drawn = rows.head(most)
     y = np.arange(len(drawn))
     figure, (left, right) = _figure(9.0, 1.6 + 0.28 * len(drawn), 2, sharey=True, width_ratios=(3, 1))
-    left.errorbar(drawn.lift, y, xerr=_margins(drawn.lift, drawn.low, drawn.high), fmt="o", color=COLOURS[1], capsize=3)
+    _intervals(left, drawn.run, drawn.lift, drawn.low, drawn.high, [1] * len(drawn))
     left.axvline(0, color=COLOURS[0], linewidth=0.8)
     part = f", the best {len(drawn)} of {len(rows)} runs" if len(drawn) < len(rows) else ""
     left.set(
         title=f"Lift of the fine-tuned model — {question_set} questions{part}",
-        xlabel=f"difference in {metric} from the base, 95 % interval", yticks=y, yticklabels=list(drawn.run),
-    )  # fmt: skip
+        xlabel=f"difference in {metric} from the base, 95 % interval",
+    )
     right.barh(y, drawn.minutes, color=COLOURS[6], edgecolor=COLOURS[0], linewidth=0.5)
     right.set(title="Time", xlabel="minutes, all steps")
+    right.grid(axis="x", alpha=0.3, linewidth=0.6)
     for ax in (left, right):
-        ax.grid(axis="x", alpha=0.3, linewidth=0.6)
         ax.grid(axis="y", visible=False)
-    left.invert_yaxis()
+    return figure
+
+
+def plot_story(table: "pd.DataFrame", metric: str = "hit rate@5", title: str = "") -> "Figure":
+    """Plot what each step gives, one horizontal interval per step, and the base as a vertical line.
+
+    An interval on one side of the line is drawn as a gain (blue square) or a loss (orange triangle), one across it as
+    open to chance (black circle). So the intervals should be those of the paired difference, moved to the base's score.
+
+    Args:
+        table: columns `name`, `score`, `low`, `high` (0 to 1); the first row is the base, whose interval may be NaN.
+        metric: what the score is, for the axis.
+        title: of the figure; default says how to read it.
+    """
+    base, low, high = table.score.iloc[0], table.low, table.high
+    kinds = np.select([low > base, high < base], [1, 2], 0)
+    kinds[0] = 0
+    figure, ax = _figure(7.8, 0.45 * len(table) + 1.5)
+    _intervals(ax, table["name"], table.score, low, high, kinds)
+    ax.axvline(base, color=COLOURS[0], linestyle="--", linewidth=1)
+    for i, (score, end) in enumerate(zip(table.score, high.fillna(table.score), strict=True)):
+        ax.annotate(f"{score:.2f}", (end, i), xytext=(6, 0), textcoords="offset points", va="center")
+    ax.margins(x=0.12)
+    ax.set(
+        title=title or "A bar right of the dashed line: better than the base, beyond chance",
+        xlabel=f"{metric} (0 to 1), 95 % interval of the difference from the base",
+    )
+    return figure
+
+
+def plot_learning_curve(table: "pd.DataFrame", metric: str = "hit rate@5") -> "Figure":
+    """Plot the score against the number of chunks trained on, with its 95 % interval.
+
+    Args:
+        table: columns `fraction`, `chunks`, `score`, `low`, `high` (0 to 1); a row of fraction 0 is the base.
+        metric: what the score is, for the axis.
+    """
+    base, trained = table[table.fraction == 0], table[table.fraction > 0]
+    figure, ax = _figure(7.0, 4.0)
+    margins = np.nan_to_num([trained.score - trained.low, trained.high - trained.score]).clip(0)
+    ax.errorbar(trained.chunks, trained.score, yerr=margins, capsize=3, label="fine-tuned", **_style(1))
+    for score in base.score:
+        ax.axhline(score, color=COLOURS[0], linestyle=":", label="base model, not trained")
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(trained.chunks, [f"{row.chunks}\n({row.fraction:.0%})" for row in trained.itertuples()])
+    ax.minorticks_off()
+    ax.set(
+        title="Where the line still rises at the right, more documents would help",
+        xlabel="chunks trained on (share of all)", ylabel=f"{metric} (0 to 1), 95 % interval",
+    )  # fmt: skip
+    ax.legend(loc="lower right", fontsize="small")
     return figure
