@@ -193,6 +193,7 @@ def verdict(
         raise UserError("The comparison holds no fine-tuned system. Name it with compare_models(…, tuned=…).")
     if metric not in comparison.per_query:
         raise UserError(f"There is no metric {metric!r} in the comparison.")
+    also = [system for system in also if system != tuned]
     effects = _effects(comparison, metric, margin, alpha, also)
     main = effects[decisive, tuned, base]
     others = [effects[name, tuned, base] for name in comparison.datasets

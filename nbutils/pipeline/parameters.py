@@ -18,10 +18,15 @@ from nbutils.core import UserError, first_line, project_folder
 from nbutils.corpus.files import find_files, is_url, resolve
 
 CHAIN_NOTEBOOKS = ("01_build_corpus", "02_generate_questions", "03_finetune_embedding", "04_evaluate_models")
-FILE_PARAMETERS = ("TRAIN_FILES", "VAL_FILES", "GOLD_QUESTIONS")
-CHOICES = {"ENGINE": ("nbutils", "llama-index"), "ON_UNREADABLE": ("skip", "fail")}
-AT_LEAST = {"CHUNK_SIZE": 16, "QUESTIONS_PER_CHUNK": 1, "CONCURRENCY": 1, "TOP_K": 1}  # other numbers: 0
-MAY_BE_EMPTY = ("GOLD_QUESTIONS", "OPENAI_MODEL")  # and every text whose default is empty
+FILE_PARAMETERS = ("TRAIN_FILES", "VAL_FILES", "PAIRS", "GOLD_QUESTIONS")
+CHOICES = {
+    "ENGINE": ("nbutils", "llama-index"),
+    "ON_UNREADABLE": ("skip", "fail"),
+    "BAD_ROWS": ("fail", "skip"),
+    "TRAIN_ON": ("all", "train"),
+}
+AT_LEAST = {"CHUNK_SIZE": 16, "CONCURRENCY": 1, "TOP_K": 1}  # other numbers: 0
+MAY_BE_EMPTY = ("GOLD_QUESTIONS", "PAIRS", "OPENAI_MODEL")  # and every text whose default is empty
 SECRETS = re.compile(
     r"\bsk-[\w-]*[A-Za-z0-9]{20}|\bhf_[A-Za-z0-9]{20}|\bgh[pos]_\w{30}|\bAKIA[A-Z0-9]{16}\b"
     r"|://[^/\s@]+:[^/\s@]+@|[?&](?:api_?-?key|access_token|token|secret|password|sig|signature)=[^&\s]{8}",
@@ -220,9 +225,12 @@ def check_together(values: Mapping[str, Any]) -> None:
                 find_files(values[name])
         except UserError as error:
             mistakes.append(f"{name}: {error}")
-    gold, size, overlap = values["GOLD_QUESTIONS"], values["CHUNK_SIZE"], values["CHUNK_OVERLAP"]
-    if gold not in ("", "auto") and not Path(resolve(gold)).is_file():
-        mistakes.append(f"GOLD_QUESTIONS: there is no file {gold}.")
+    for name in ("PAIRS", "GOLD_QUESTIONS"):
+        if values[name] not in ("", "auto") and not Path(resolve(values[name])).is_file():
+            mistakes.append(f"{name}: there is no file {values[name]}.")
+    if not values["QUESTIONS_PER_CHUNK"] and not values["PAIRS"]:
+        mistakes.append("QUESTIONS_PER_CHUNK is 0 and PAIRS is empty: nothing would be left to learn from.")
+    size, overlap = values["CHUNK_SIZE"], values["CHUNK_OVERLAP"]
     if overlap >= size:
         mistakes.append(f"CHUNK_OVERLAP is {overlap}; it must be below CHUNK_SIZE ({size}).")
     if not 0 < values["VALIDATION_SHARE"] < 1:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CLOSING_METRICS = ["hit_rate@5", "mrr@10", "ndcg@10"]
-CLOSING_SYSTEMS = ["base", "fine-tuned", "BM25", "fine-tuned + BM25"]
+CLOSING_SYSTEMS = ["base", "fine-tuned", "fine-tuned on all", "BM25", "fine-tuned + BM25", "fine-tuned on all + BM25"]
 
 
 def write_report(folder: Path) -> Path:

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -110,6 +111,16 @@ class Run:
                 f"Cannot write to {self.folder.parent}: {error.strerror}. Set NBUTILS_OUTPUTS to a folder you own."
             ) from error
         return path
+
+    @property
+    def model(self) -> Path:
+        """The folder of the model to deploy: the one trained on all documents, or the walkthrough's where only that is."""
+        both = (self.folder / name for name in ("model_all", "model"))
+        return next((path for path in both if path.exists()), self.folder / "model")
+
+    def remove(self, *parts: str) -> None:
+        """Remove a folder that an earlier execution left, if it is there."""
+        shutil.rmtree(self.folder.joinpath(*parts), ignore_errors=True)
 
     def shown(self, *parts: str) -> str:
         """Return a path in the run's folder as people see it: from outputs/ on."""

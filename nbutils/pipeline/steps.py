@@ -38,14 +38,14 @@ _DATASETS = ("train_dataset.json", "val_dataset.json")
 CHAIN = (
     Step("01_build_corpus", (), _CORPORA),
     Step("02_generate_questions", _CORPORA, _DATASETS),
-    Step("03_finetune_embedding", _DATASETS, ("model/modules.json",), ("model", "dev_dataset.json")),
+    Step("03_finetune_embedding", _DATASETS, ("model/modules.json",), ("model", "model_all", "dev_dataset.json")),
     Step(
         "04_evaluate_models",
         (*_CORPORA, *_DATASETS, "model/modules.json"),
         ("results/metrics.csv", "results/results.json"),
     ),
 )
-EXTRA_NOTEBOOKS = ("05_compare_runs", "06_use_the_model")
+EXTRA_NOTEBOOKS = ("05_compare_runs", "06_use_the_model", "07_look_closer")
 STEPS = {step.name: step for step in CHAIN}
 MAKER = {file: step.name for step in CHAIN for file in (*step.makes, *step.may_make)}
 
@@ -89,7 +89,7 @@ def fingerprint(step: Step, folder: Path, record: Mapping[str, Any], values: Map
         _cells(step.name),
         _package_code(),
         json.dumps([own, executions(step.name, record)], sort_keys=True, default=str),
-        *(_files_hash(str(name)) for name in _named_files(own, values["VAL_FILES"])),
+        *(_files_hash(str(name)) for name in _named_files(own, values)),
         *(_files_hash(str(folder / file)) for file in files),
     )
 
@@ -101,16 +101,21 @@ def is_current(step: Step, folder: Path, record: Mapping[str, Any], values: Mapp
     return bool(known) and made and known == fingerprint(step, folder, record, values)
 
 
-def _named_files(own: Mapping[str, Any], val_files: list[str]) -> list[str | Path]:
-    """Return the files, folders, globs and URLs that a step's parameters name, gold questions found by `auto` too."""
+def _named_files(own: Mapping[str, Any], values: Mapping[str, Any]) -> list[str | Path]:
+    """Return the files, folders, globs and URLs that a step's parameters name, tables found by `auto` too."""
     from nbutils.evaluation.gold import find_gold_questions
+    from nbutils.questions.pairs import find_pairs
 
     named: list[str | Path] = []
     for name in (*FILE_PARAMETERS, *MODEL_PARAMETERS):
         value = own.get(name) or []
         for text in [value] if isinstance(value, str) else value:
             named.append(text.partition(":")[2] if text.startswith(("local:", "gguf:")) else text)
-    if own.get("GOLD_QUESTIONS") == "auto" and (found := find_gold_questions("auto", val_files)):
+    if own.get("PAIRS") == "auto" and (found := find_pairs("auto", values["TRAIN_FILES"])):
+        named.append(found)
+    if own.get("GOLD_QUESTIONS") == "auto" and (
+        found := find_gold_questions("auto", [*values["VAL_FILES"], *values["TRAIN_FILES"]])
+    ):
         beside = ", ".join(Path(file).name for file in find_files([str(found.parent)]))
         named += [found, f"the documents that its questions may be about: {beside}"]  # hashed as text
     return named
