@@ -74,10 +74,11 @@ class Comparison:
 
     @property
     def decisive(self) -> str:
-        """The question set that decides: the first that people wrote and the tuned system is judged by, else the first."""
+        """The question set that decides: the largest that people wrote and that judges the tuned system, else the first."""
         judged = self.per_query[self.per_query.system == (self.tuned or self.base)].question_set.unique()
         sets = [name for name in self.datasets if name in judged]
-        return next((name for name in sets if name in self.human), sets[0])
+        by_people = [name for name in sets if name in self.human]
+        return max(by_people, key=lambda name: len(self.datasets[name].queries)) if by_people else sets[0]
 
     def summary(self, metrics: Sequence[str] = METRICS, question_set: str | None = None) -> "pd.DataFrame":
         """Return a table to read: one row per question set and system, one column per metric, "value [low–high]"."""
