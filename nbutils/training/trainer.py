@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from nbutils.core import UserError, progress, write_atomic
-from nbutils.models.vectors import use_bf16
+from nbutils.models.vectors import encode, use_bf16
 from nbutils.training.batches import GroupCollator, Shuffle, sometimes_headed
 from nbutils.training.loss import GroupedRankingLoss, process, processes
 from nbutils.training.options import TrainingOptions
@@ -324,13 +324,16 @@ def make_trainer(
 def _grouped_loss(
     model: SentenceTransformer, pairs: TrainingPairs, options: TrainingOptions, teacher: SentenceTransformer
 ) -> GroupedRankingLoss:
-    soft, on_cpu = options.soft_labels < 1, model.device.type == "cpu"
+    taught = None
+    if options.soft_labels < 1:
+        taught = Teacher(encode(teacher, pairs.queries, "query"), encode(teacher, pairs.passages), pairs)
+    on_cpu = model.device.type == "cpu"
     return GroupedRankingLoss(
         model,
         pairs.positives,
         scale=options.scale,
         dimensions=options.matryoshka_dims,
-        teacher=Teacher(teacher, pairs.queries, pairs.chunks, pairs.headers, pairs.groups) if soft else None,
+        teacher=taught,
         share=options.soft_labels,
         **({} if on_cpu else {"tokens_per_pass": 16384, "tokens_kept": None}),
     )
