@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from nbutils.training.split import questions_about, search_scores, split_questio
 from nbutils.training.teacher import Teacher
 from nbutils.training.trainer import DEV_SCORE
 
-DEFAULTS = {"epochs": 40, "learning_rate": 1e-3, "weight_decay": 0.1, "patience": 5}
+DEFAULTS = {"epochs": 40, "learning_rate": 3e-4, "weight_decay": 0.1, "patience": 5}
 USED = {
     *DEFAULTS, "batch_size", "seed", "scale", "soft_labels", "use_all_docs", "dev_fraction", "trust_remote_code",
     "on_progress", "show_progress_bar",
@@ -138,7 +138,7 @@ class AdapterFinetuneEngine:
     def _epochs(self, pairs: Any, queries: np.ndarray, chunks: np.ndarray, change: torch.Tensor) -> Iterator[dict]:
         """Train the map's difference from the identity, epoch by epoch."""
         options, rows = self.options, list(pairs.groups.items())
-        teacher = Teacher(queries, chunks, pairs) if options.soft_labels < 1 else None
+        teacher = _remembering(Teacher(queries, chunks, pairs)) if options.soft_labels < 1 else None
         loss_of = _VectorLoss(None, pairs.positives, scale=options.scale, teacher=teacher, share=options.soft_labels)
         shuffle = Shuffle(len(rows), -(-len(rows) // options.batch_size), options.seed)
         optimizer = torch.optim.AdamW([change], lr=options.learning_rate, weight_decay=options.weight_decay)
@@ -187,6 +187,15 @@ class AdapterFinetuneEngine:
         if not file.exists():
             raise UserError(f"There is no adapter in {self.model_output_path} yet. Run finetune() first.")
         return AdaptedEmbedding(self.vectors, np.load(file), f"{self._base_models[-1]} with an adapter")
+
+
+def _remembering(teacher: Teacher) -> Callable[[list[int], list[int]], np.ndarray]:
+    """Return the teacher with all its scores at hand, where they take less than half a gigabyte."""
+    size = len(teacher.queries), len(teacher.chunks)
+    if size[0] * size[1] > 1e8:
+        return teacher
+    scores = teacher(range(size[0]), range(size[1]))
+    return lambda queries, chunks: scores[np.ix_(queries, chunks)]
 
 
 class _VectorLoss(GroupedRankingLoss):
