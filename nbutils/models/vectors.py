@@ -40,11 +40,16 @@ def _cpu_has_bf16() -> bool:
 
 
 def use_bf16(device: "str | torch.device") -> bool:
-    """Whether bfloat16 is faster than float32 on `device`: a CPU (AMX, AVX-512 BF16) or a CUDA device that has it."""
+    """Whether bfloat16 is faster than float32 on `device`: a CPU (AMX, AVX-512 BF16) or a CUDA device that has it.
+
+    Older CUDA devices (T4, V100) only emulate it, which is slow.
+    """
     import torch
 
     kind = torch.device(device).type
-    return _cpu_has_bf16() if kind == "cpu" else kind == "cuda" and torch.cuda.is_bf16_supported()
+    if kind == "cpu":
+        return _cpu_has_bf16()
+    return kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def sentence_transformer(model) -> "SentenceTransformer | None":

@@ -31,7 +31,15 @@ from nbutils.training.split import (
     split_questions,
     training_pairs,
 )
-from nbutils.training.trainer import DEV_SCORE, Recorder, Trainer, latest_checkpoint, make_trainer, training_arguments
+from nbutils.training.trainer import (
+    DEV_SCORE,
+    Recorder,
+    Trainer,
+    latest_checkpoint,
+    make_trainer,
+    out_of_memory,
+    training_arguments,
+)
 from nbutils.training.weights import merge_lora, prepare_weights
 
 if TYPE_CHECKING:
@@ -92,7 +100,7 @@ class SentenceTransformersFinetuneEngine:
 
     @property
     def history(self) -> "pd.DataFrame":
-        """One row per step: step, seconds, epoch, loss, learning_rate, grad_norm, and the development scores.
+        """One row per step, or per ten steps on a GPU: step, seconds, epoch, loss, learning_rate, grad_norm, and the development scores.
 
         Step 0 is the base model. The scores (dev_hit_rate@5, dev_mrr@10, dev_ndcg@10) stand where the model was
         evaluated, NaN elsewhere.
@@ -151,7 +159,7 @@ class SentenceTransformersFinetuneEngine:
         self.model.load_state_dict(recorder.best_weights or recorder.base_weights)
         if self.options.lora_rank:
             merge_lora(self.model)
-        self.summary = self._summarise(pairs, as_shipped, stopped) | {"bf16": bool(arguments.bf16)}
+        self.summary = self._summarise(pairs, as_shipped, stopped) | {"bf16": arguments.bf16, "fp16": arguments.fp16}
         if process() == 0:
             self.save()
             with contextlib.suppress(OSError):
@@ -204,7 +212,7 @@ class SentenceTransformersFinetuneEngine:
             self._recorder.evaluate(trainer.state)
             return "interrupted"
         except (RuntimeError, MemoryError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
+            if not out_of_memory(error):
                 raise
             raise UserError(
                 f"Out of memory with batch_size {self.options.batch_size} at {self.model.max_seq_length} tokens. "

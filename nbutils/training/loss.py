@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from nbutils.training.batches import round_up
 from nbutils.training.teacher import TEMPERATURE
 
+FEWEST_TOKENS = 64  # in a sub-batch, unless a single text is longer
 NEVER = -1e4  # the logit of what is no candidate: its share is 0, and 0 times its logarithm is no NaN
 
 
@@ -73,6 +74,14 @@ class GroupedRankingLoss(nn.Module):
         ]
         loss = torch.stack(losses).mean()
         return loss + (processes() - 1) * (loss - loss.detach())  # the trainer averages gradients over processes
+
+    def use_less_memory(self) -> bool:
+        """Encode in sub-batches of half the size from now on; return whether that can be done."""
+        if self.tokens_per_pass < 2 * FEWEST_TOKENS or processes() > 1:
+            return False
+        self.tokens_per_pass //= 2
+        self.tokens_kept = min(self.tokens_per_pass, self.tokens_kept or self.tokens_per_pass)
+        return True
 
     def _answers(self, labels: dict[str, list[int]]) -> torch.Tensor:
         """Return which of the batch's chunks answer which of its questions, shape (questions, chunks)."""

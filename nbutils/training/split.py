@@ -2,8 +2,9 @@
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +13,6 @@ from nbutils.models.metrics import query_metrics
 from nbutils.models.search import vector_search
 from nbutils.models.vectors import encode
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
 
 LONGEST_BLOCK = 8  # neighbouring chunks that are held out together
 LEAST_OVERLAP = 20  # characters that two neighbours share by more than chance
@@ -98,6 +96,11 @@ class TrainingPairs:
     positives: list[list[int]]
     groups: dict[int, list[int]]
 
+    @property
+    def passages(self) -> list[str]:
+        """What is embedded of each chunk."""
+        return list(map(headed, self.headers, self.chunks))
+
 
 def training_pairs(dataset: Any, query_ids: list[str], use_all_docs: bool = False) -> TrainingPairs:
     """Return the pairs of these questions with their first chunk, or with all of them.
@@ -147,13 +150,16 @@ def questions_about(dataset: Any, query_ids: list[str]) -> EmbeddingQAFinetuneDa
     )
 
 
-def search_scores(model: "SentenceTransformer", dataset: Any, queries: list[str] | None = None) -> dict[str, float]:
+def search_scores(
+    model: Any, dataset: Any, queries: list[str] | None = None, embed: Callable[..., np.ndarray] = encode
+) -> dict[str, float]:
     """Search a dataset's chunks, with their headers, with its questions.
 
     Args:
-        model: the model that embeds both.
+        model: the model that embeds both: a SentenceTransformer or a LlamaIndex embedding.
         dataset: anything with `queries`, `corpus` and `relevant_docs`.
         queries: ids of the questions to ask; default is all. With these, at most 200 irrelevant chunks are searched.
+        embed: from the model, n texts and their kind to n vectors.
 
     Returns:
         hit_rate@5, mrr@10 and ndcg@10, each a mean over the questions between 0 and 1.
@@ -166,8 +172,8 @@ def search_scores(model: "SentenceTransformer", dataset: Any, queries: list[str]
         others = others[:: max(1, math.ceil(len(others) / DISTRACTORS))]
     chunk_ids, texts = [*needed, *others], passages(dataset)
     found = vector_search(
-        encode(model, [dataset.queries[query_id] for query_id in asked], "query"),
-        encode(model, [texts[chunk_id] for chunk_id in chunk_ids], "document"),
+        embed(model, [dataset.queries[query_id] for query_id in asked], "query"),
+        embed(model, [texts[chunk_id] for chunk_id in chunk_ids], "document"),
         chunk_ids,
         depth=10,
     ).index

@@ -5,11 +5,9 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
 
 from nbutils.models.search import BM25Index
-from nbutils.models.vectors import encode
-from nbutils.training.split import headed
+from nbutils.training.split import TrainingPairs, headed
 
 TEMPERATURE = 0.3
 LEAST_LEFT = 0.3  # share of a chunk's characters that must be left
@@ -23,26 +21,16 @@ class Teacher:
     memory grows with the number of chunks and not with the number of pairs.
 
     Args:
-        model: the base model, or the one that it was trained from.
-        queries: n texts.
-        chunks: m texts.
-        headers: what stands before each of them where it is embedded and where BM25 looks, or "".
-        groups: for a chunk's number the numbers of its queries.
+        queries: vectors of the queries, of length 1, shape (n, dimensions).
+        chunks: vectors of the chunks, with their headers, of length 1, shape (m, dimensions).
+        pairs: the texts of both.
     """
 
-    def __init__(
-        self,
-        model: SentenceTransformer,
-        queries: Sequence[str],
-        chunks: Sequence[str],
-        headers: Sequence[str],
-        groups: dict[int, list[int]],
-    ) -> None:
-        self.texts = list(queries)
-        self.queries = encode(model, self.texts, "query")
-        self.chunks = encode(model, [headed(*pair) for pair in zip(headers, chunks, strict=True)])
-        left = [without(c, [queries[q] for q in groups.get(i, ())]) for i, c in enumerate(chunks)]
-        self.bm25 = BM25Index([headed(*pair) for pair in zip(headers, left, strict=True)])
+    def __init__(self, queries: np.ndarray, chunks: np.ndarray, pairs: TrainingPairs) -> None:
+        self.queries, self.chunks, self.texts = queries, chunks, pairs.queries
+        asked = [[pairs.queries[query] for query in pairs.groups.get(chunk, ())] for chunk in range(len(pairs.chunks))]
+        left = map(without, pairs.chunks, asked)
+        self.bm25 = BM25Index(list(map(headed, pairs.headers, left)))
 
     def __call__(self, queries: Sequence[int], chunks: Sequence[int]) -> np.ndarray:
         """Return the scores of some chunks for some queries: float32, shape (queries, chunks)."""

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from nbutils.core import UserError, progress, write_atomic
-from nbutils.models.vectors import use_bf16
+from nbutils.models.vectors import encode, use_bf16
 from nbutils.training.batches import GroupCollator, Shuffle, sometimes_headed
 from nbutils.training.loss import GroupedRankingLoss, process, processes
 from nbutils.training.options import TrainingOptions
@@ -27,6 +27,7 @@ from nbutils.training.weights import blended, copy_weights, pass_sparse_gradient
 
 DEV_SCORE = "dev_ndcg@10"
 RECORD = "recorder.json"  # the last file of a checkpoint to be written: without it a checkpoint does not count
+STEPS_PER_LOG = 10  # each log waits for the device, unless that is the CPU
 KEPT = ("rows", "base", "best", "best_step", "waited", "last_step")
 
 
@@ -66,6 +67,18 @@ class Trainer(SentenceTransformerTrainer):
         self.accelerator.even_batches = False
         return self.accelerator.prepare(loader)
 
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any) -> torch.Tensor:
+        """Return a batch's loss after its backward pass, in smaller sub-batches where memory runs out."""
+        while True:
+            try:
+                return super().training_step(model, inputs, *args)
+            except (RuntimeError, MemoryError) as error:
+                if not (out_of_memory(error) and getattr(self.loss, "use_less_memory", bool)()):
+                    raise
+            model.zero_grad()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights of a checkpoint."""
         if self.args.should_save:
@@ -86,6 +99,11 @@ class Trainer(SentenceTransformerTrainer):
         self.model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.loss.model = self.model_wrapped = self.model
         self.accelerator.free_memory()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error))
 
 
 class _Clock(TrainerCallback):
@@ -182,7 +200,9 @@ class Recorder(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         self.bar.update(state.global_step - self.bar.n)
-        if state.global_step % self.every == 0:
+        due = state.global_step % self.every == 0
+        control.should_log |= due or state.global_step == state.max_steps
+        if due:
             self.evaluate(state)
             control.should_training_stop |= self.stopped
 
@@ -253,7 +273,7 @@ def training_arguments(
         fp16=device == "cuda" and not bf16,
         use_cpu=device == "cpu",
         seed=options.seed,
-        logging_steps=1,
+        logging_steps=1 if device == "cpu" else STEPS_PER_LOG,
         logging_nan_inf_filter=False,
         save_strategy="steps" if options.save_checkpoints else "no",
         save_steps=options.checkpoint_save_steps,
@@ -324,13 +344,16 @@ def make_trainer(
 def _grouped_loss(
     model: SentenceTransformer, pairs: TrainingPairs, options: TrainingOptions, teacher: SentenceTransformer
 ) -> GroupedRankingLoss:
-    soft, on_cpu = options.soft_labels < 1, model.device.type == "cpu"
+    taught = None
+    if options.soft_labels < 1:
+        taught = Teacher(encode(teacher, pairs.queries, "query"), encode(teacher, pairs.passages), pairs)
+    on_cpu = model.device.type == "cpu"
     return GroupedRankingLoss(
         model,
         pairs.positives,
         scale=options.scale,
         dimensions=options.matryoshka_dims,
-        teacher=Teacher(teacher, pairs.queries, pairs.chunks, pairs.headers, pairs.groups) if soft else None,
+        teacher=taught,
         share=options.soft_labels,
         **({} if on_cpu else {"tokens_per_pass": 16384, "tokens_kept": None}),
     )

@@ -12,8 +12,15 @@ from nbutils.training.options import TrainingOptions
 
 
 def copy_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the model's weights, on the CPU and its own."""
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
+    """Return a copy of the model's weights: on its own device if four fit there, or else on the CPU."""
+    weights = {name: value.detach() for name, value in model.state_dict().items()}
+    device = next(iter(weights.values())).device
+    if (
+        device.type == "cuda"
+        and 4 * sum(value.nbytes for value in weights.values()) > torch.cuda.mem_get_info(device)[0]
+    ):
+        device = torch.device("cpu")
+    return {name: value.to(device, copy=True).contiguous() for name, value in weights.items()}
 
 
 def prepare_weights(model: SentenceTransformer, options: TrainingOptions) -> None:
@@ -81,7 +88,7 @@ def blended(model: nn.Module, base: dict[str, torch.Tensor], share: float) -> It
     tuned = copy_weights(model)
     model.load_state_dict(
         {
-            name: torch.lerp(base[name], value, share) if value.is_floating_point() else value
+            name: torch.lerp(base[name].to(value), value, share) if value.is_floating_point() else value
             for name, value in tuned.items()
         }
     )

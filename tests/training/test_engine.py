@@ -110,6 +110,21 @@ def test_training_goes_on_from_a_tuned_folder_with_the_first_base_as_teacher(tin
         SentenceTransformersFinetuneEngine(dataset, tiny, tmp_path / "x", teacher="./nowhere", **options).finetune()
 
 
+def test_headers_are_trained_on_as_often_as_asked_and_always_judged(tiny, dataset, tmp_path):
+    data = dataset.model_copy(deep=True)
+    data.headers = {chunk: " ".join(text.split()[:4]) for chunk, text in dataset.corpus.items()}
+    bare = data.model_copy(update={"corpus": data.passages(), "headers": {}})
+    found = []
+    for each, dropout in ((data, 0), (bare, 0.5), (data, 0.5)):
+        engine = SentenceTransformersFinetuneEngine(
+            each, tiny, tmp_path / "out", **OPTIONS | {"epochs": 1, "header_dropout": dropout}
+        )
+        engine.finetune()
+        found.append((engine.summary["base"], engine.history.loss.dropna().round(4).tolist()))
+    assert found[0] == found[1] and found[0][0] == found[2][0] and found[0][1] != found[2][1]
+    assert engine.dev_dataset.headers == data.headers
+
+
 def test_finetune_refuses_what_it_does_not_know(tiny, dataset, tmp_path):
     engine = SentenceTransformersFinetuneEngine(dataset, tiny, tmp_path / "out", **OPTIONS)
     with pytest.raises(UserError, match="warmup"):

@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from nbutils.core import UserError
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
-from nbutils.training.split import search_scores, split_questions, training_pairs
+from nbutils.training.split import questions_about, search_scores, split_questions, training_pairs
 
 
 def made_of(texts: list[str]) -> EmbeddingQAFinetuneDataset:
@@ -73,6 +73,20 @@ def test_pairs_take_the_first_chunk_or_all(dataset):
     first, every = (training_pairs(data, ["c0q0", "c1q0"], use_all_docs=each) for each in (False, True))
     assert first.groups == {0: [0], 1: [1]} and every.groups == {0: [0], 1: [0, 1]}
     assert first.positives == every.positives == [[0, 1], [1]]
+
+
+def test_chunks_that_differ_in_their_headers_alone_are_apart_and_no_negatives_of_each_other(tiny, dataset):
+    data = dataset.model_copy(deep=True)
+    data.corpus["c1"] = data.corpus["c0"]
+    data.headers = {"c0": "annual report 2023", "c1": "annual report 2024"}
+    pairs = training_pairs(data, ["c0q0", "c1q0", "c2q0"])
+    assert pairs.headers[:3] == ["annual report 2023", "annual report 2024", ""]
+    assert pairs.groups == {0: [0], 1: [1], 2: [2]} and pairs.positives == [[0, 1], [1, 0], [2]]
+    assert pairs.passages == list(data.passages().values())
+    bare = data.model_copy(update={"corpus": data.passages(), "headers": {}})
+    model = SentenceTransformer(tiny, device="cpu")
+    assert search_scores(model, data) == search_scores(model, bare)
+    assert questions_about(data, ["c0q0"]).passages() == data.passages()
 
 
 def test_scores_are_those_of_a_plain_search(tiny, dataset):

@@ -7,6 +7,7 @@ from nbutils.models.names import load_model
 from nbutils.models.search import BM25Index
 from nbutils.models.vectors import encode
 from nbutils.training.engine import SentenceTransformersFinetuneEngine
+from nbutils.training.split import TrainingPairs
 from nbutils.training.teacher import Teacher, without
 
 CHUNK = "The north ferry sails at nine. A ticket costs ten crowns\nin summer. Dogs travel free of charge on every deck."
@@ -15,19 +16,23 @@ CHUNK = "The north ferry sails at nine. A ticket costs ten crowns\nin summer. Do
 def test_the_teacher_adds_the_standard_scores_of_cosine_and_bm25_over_all_chunks(tiny, dataset):
     model = load_model(tiny, device="cpu")
     queries, chunks = list(dataset.queries.values())[:9], list(dataset.corpus.values())
-    teacher = Teacher(model, queries, chunks, [""] * len(chunks), {0: [0, 1]})
-    cosine = encode(model, queries, "query") @ encode(model, chunks).T
+    vectors = encode(model, queries, "query"), encode(model, chunks)
+    teacher = Teacher(*vectors, TrainingPairs(queries, chunks, [""] * len(chunks), [], {0: [0, 1]}))
+    cosine = vectors[0] @ vectors[1].T
     bm25 = BM25Index(chunks).scores(queries)
     expected = sum((s - s.mean(1)[:, None]) / np.maximum(s.std(1)[:, None], 1e-6) for s in (cosine, bm25))
     np.testing.assert_allclose(teacher([2, 0], [5, 7, 1]), expected[[2, 0]][:, [5, 7, 1]], atol=1e-4)
 
 
-def test_a_chunk_is_scored_without_the_sentences_taken_from_it(tiny):
-    model = load_model(tiny, device="cpu")
+def test_a_chunk_is_scored_without_the_sentences_taken_from_it_but_with_its_header():
     chunks = [CHUNK, "Cars cross the strait by the south ferry.", "The bank lent money for the new ferry terminal."]
     query = "A ticket costs ten crowns in summer."
-    scores = [Teacher(model, [query], chunks, [""] * 3, groups)([0], [0])[0, 0] for groups in ({}, {0: [0]})]
-    assert scores[1] < scores[0]
+    vectors = np.ones((1, 2), np.float32), np.ones((3, 2), np.float32)
+
+    def score(header: str, groups: dict) -> float:
+        return Teacher(*vectors, TrainingPairs([query], chunks, [header, "", ""], [], groups))([0], [0])[0, 0]
+
+    assert score("", {0: [0]}) < min(score("", {}), score("Ten crowns", {0: [0]}))
 
 
 def test_a_sentence_is_taken_out_of_its_chunk_whatever_the_line_breaks():

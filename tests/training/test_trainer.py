@@ -4,13 +4,20 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses
 from tiny_training import OPTIONS, assert_same_weights
 
+from nbutils.core import UserError
+from nbutils.training import engine as engine_module
+from nbutils.training import trainer
 from nbutils.training.engine import SentenceTransformersFinetuneEngine
+from nbutils.training.loss import GroupedRankingLoss
+from nbutils.training.options import TrainingOptions
 
 
 @pytest.mark.slow
@@ -72,6 +79,62 @@ def test_only_whole_checkpoints_of_the_same_run_are_taken_up(tiny, dataset, tmp_
         other.finetune()
     names = {path.name for path in folder.iterdir()}
     assert {"checkpoint-backup", "checkpoint-99", f"checkpoint-{other.summary['steps']}"} == names
+
+
+def test_sub_batches_shrink_where_memory_runs_out_and_the_losses_stay(tiny, dataset, tmp_path, monkeypatch):
+    whole = SentenceTransformersFinetuneEngine(dataset, tiny, tmp_path / "whole", **OPTIONS | {"epochs": 1})
+    whole.finetune()
+    vectors, widest, refused = GroupedRankingLoss._vectors, [], []
+
+    def limited(model, features):
+        tokens = features["input_ids"].numel()
+        if tokens > most:
+            refused.append(tokens)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        widest.append(tokens)
+        return vectors(model, features)
+
+    monkeypatch.setattr(GroupedRankingLoss, "_vectors", staticmethod(limited))
+    most = 200
+    small = SentenceTransformersFinetuneEngine(dataset, tiny, tmp_path / "small", **OPTIONS | {"epochs": 1})
+    small.finetune()
+    assert len(set(refused)) == 1 and len(refused) == 3 and max(widest) <= 200  # 1536 → 768 → 384 → 192
+    columns = ["step", "loss", "grad_norm", "dev_ndcg@10"]
+    assert small.history[columns].round(4).equals(whole.history[columns].round(4))
+    most = 1
+    hopeless = SentenceTransformersFinetuneEngine(dataset, tiny, tmp_path / "hopeless", **OPTIONS)
+    with pytest.raises(UserError, match="batch_size 8"):
+        hopeless.finetune()
+    assert not (tmp_path / "hopeless").exists()
+
+
+@pytest.mark.parametrize(("emulated", "precision"), [(False, "bf16"), (True, "fp16")])
+def test_a_gpu_that_only_emulates_bfloat16_trains_in_half_precision(tmp_path, monkeypatch, emulated, precision):
+    def supported(including_emulation: bool = True) -> bool:
+        return including_emulation or not emulated
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    found = {}
+    monkeypatch.setattr(trainer, "SentenceTransformerTrainingArguments", lambda **options: found.update(options))
+    model = SimpleNamespace(device=torch.device("cuda"), prompts={})
+    trainer.training_arguments(model, TrainingOptions(), tmp_path)
+    assert {name for name in ("bf16", "fp16") if found[name]} == {precision}
+    assert found["logging_steps"] > 1
+
+
+def test_losses_read_every_few_steps_are_read_at_the_end_of_an_epoch_too(tiny, dataset, tmp_path, monkeypatch):
+    made = trainer.training_arguments
+
+    def as_on_a_gpu(*args):
+        arguments = made(*args)
+        arguments.logging_steps = 4
+        return arguments
+
+    monkeypatch.setattr(engine_module, "training_arguments", as_on_a_gpu)
+    engine = SentenceTransformersFinetuneEngine(dataset, tiny, tmp_path / "out", **OPTIONS | {"epochs": 2})
+    engine.finetune()
+    assert engine.history.step.tolist() == [0, 4, 5, 8, 10]
+    assert engine.history.set_index("step").loc[[5, 10], ["loss", "dev_ndcg@10"]].notna().all(axis=None)
 
 
 RUN = """
