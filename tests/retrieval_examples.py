@@ -59,3 +59,33 @@ def graded_case(seed: int, graded: bool):
     dataset = Dataset()
     dataset.queries, dataset.corpus, dataset.relevant_docs = queries, corpus, relevant
     return dataset, random_ranking(rng, 30, 150, 100)
+
+
+def compared(ranks: dict[str, dict[str, list[float]]], tuned: str | None = "fine-tuned", gold=None):
+    """A comparison made of given ranks, tested as `compare_models` tests; a set called gold is by people (and `gold`)."""
+    import pandas as pd
+
+    from nbutils.evaluation.compare import Comparison, _pairs_of_interest
+    from nbutils.evaluation.stats import statistics
+    from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
+
+    frames, datasets = [], {}
+    for question_set, systems in ranks.items():
+        ids = [f"q{i}" for i in range(len(next(iter(systems.values()))))]
+        datasets[question_set] = EmbeddingQAFinetuneDataset(
+            queries=dict.fromkeys(ids, "Which ships?"), corpus={"c": "ships"}, relevant_docs={q: ["c"] for q in ids}
+        )
+        if gold is not None and question_set == "gold":
+            datasets["gold"], ids = gold, list(gold.queries)
+        for system, values in systems.items():
+            rank = np.array(values, dtype=float)
+            labels = {"question_set": question_set, "system": system, "query": ids, "cluster": ids}
+            frames.append(pd.DataFrame(labels | {"mrr@10": 1 / rank, "hit_rate@5": (rank <= 5) * 1.0}))
+    per_query = pd.concat(frames, ignore_index=True)
+    same_length = next((name for systems in ranks.values() for name in systems if name.endswith(" tokens")), None)
+    pairs = _pairs_of_interest("base", tuned, same_length)
+    tests = statistics(per_query, "base", pairs, draws=500)
+    return Comparison(
+        per_query, *tests, rankings={}, datasets=datasets, base="base", tuned=tuned, same_length=same_length,
+        human={"gold"} & set(ranks),
+    )  # fmt: skip

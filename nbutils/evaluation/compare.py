@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbutils.core import UserError, first_line, progress, slug, write_atomic
+from nbutils.evaluation.documents import document_metrics
 from nbutils.evaluation.stats import statistics
-from nbutils.evaluation.walkthrough import as_model, check_top_k, embed_texts, is_service, relevance
+from nbutils.evaluation.walkthrough import as_model, check_top_k, embed_texts, is_service, passages, relevance
 from nbutils.models.metrics import query_metrics
 from nbutils.models.names import longest_input
 from nbutils.models.search import DEPTH, Ranking, bm25_search, fuse, vector_search
@@ -22,6 +23,7 @@ from nbutils.questions.llms import has_key
 
 if TYPE_CHECKING:
     import pandas as pd
+    from llama_index.core.schema import TextNode
 
     from nbutils.evaluation.walkthrough import Model
 
@@ -80,8 +82,13 @@ class Comparison:
         by_people = [name for name in sets if name in self.human]
         return max(by_people, key=lambda name: len(self.datasets[name].queries)) if by_people else sets[0]
 
-    def summary(self, metrics: Sequence[str] = METRICS, question_set: str | None = None) -> "pd.DataFrame":
-        """Return a table to read: one row per question set and system, one column per metric, "value [low–high]"."""
+    def summary(self, metrics: Sequence[str] | None = None, question_set: str | None = None) -> "pd.DataFrame":
+        """Return a table to read: one row per question set and system, one column per metric, "value [low–high]".
+
+        The default metrics are `METRICS` and, where several documents were searched, those of `document_metrics`.
+        """
+        if metrics is None:
+            metrics = [*METRICS, *(name for name in self.table.metric.unique() if "_file" in name)]
         rows = self.table[self.table.metric.isin(metrics)]
         if question_set is not None:
             rows = rows[rows.question_set == question_set]
@@ -158,6 +165,7 @@ def compare_models(
     models: "Mapping[str, Model | None] | Sequence[Model]",
     top_k: int = 5,
     *,
+    nodes: "Sequence[TextNode] | None" = None,
     base: str | None = None,
     tuned: str | None = None,
     leave_out: Mapping[str | None, Sequence[str]] = MappingProxyType({}),
@@ -181,6 +189,8 @@ def compare_models(
             a note, as does an `openai:` one without a key or that fails), or a list of models, which are called by
             as much of their names as tells them apart. Texts go to no service that is not named here.
         top_k: one more cut-off for hit rate and recall, beside 1, 3, 5 and 10.
+        nodes: the chunks; with them, where they are of several files, the tables also say whether the right document
+            was found (see `nbutils.evaluation.documents.document_metrics`).
         base: the system that differences are taken from; default is the first.
         tuned: the fine-tuned system; default is the one with "tuned" in its name, else the second.
         leave_out: system -> question sets that it is not to be judged by, such as those it was trained on.
@@ -223,7 +233,7 @@ def compare_models(
         if judged_by := getattr(data, "judged_by", ""):
             notes.append(f"What is relevant to the {name} questions: {judged_by}.")
     per_query = pd.concat(
-        [query_rows(name, datasets[name], system, ranking, top_k) for name in datasets
+        [query_rows(name, datasets[name], system, ranking, top_k, nodes) for name in datasets
          for system, ranking in rankings[name].items()], ignore_index=True,
     )  # fmt: skip
     pairs = _pairs_of_interest(base, tuned, same_length)
@@ -303,7 +313,7 @@ class _DenseSearch:
         self.rankings: dict[str, dict[str, Ranking]] = {name: {} for name in datasets}
         self.costs: list[dict] = []
         self.queries = list(dict.fromkeys(text for data in datasets.values() for text in data.queries.values()))
-        self.corpus = list(dict.fromkeys(text for data in datasets.values() for text in data.corpus.values()))
+        self.corpus = list(dict.fromkeys(text for data in datasets.values() for text in passages(data).values()))
 
     def run(self, system: str, model) -> None:
         start, before = time.perf_counter(), self.store.embedded
@@ -311,13 +321,8 @@ class _DenseSearch:
         query_row, chunk_row = ({text: i for i, text in enumerate(texts)} for texts in (self.queries, self.corpus))
         for name, data in self.datasets.items():
             asked = queries[[query_row[text] for text in data.queries.values()]]
-            searched = corpus[[chunk_row[text] for text in data.corpus.values()]]
-            self.rankings[name][system] = _search(
-                data,
-                lambda rows, columns, ids, asked=asked, searched=searched: vector_search(
-                    asked[rows], searched[columns], ids
-                ),
-            )
+            searched = corpus[[chunk_row[text] for text in passages(data).values()]]
+            self.rankings[name][system] = _search_vectors(data, asked, searched)
         inner = sentence_transformer(model)
         self.costs.append(
             {
@@ -381,11 +386,15 @@ def _search(dataset, search: Callable[[np.ndarray, np.ndarray, list[str]], Ranki
     return Ranking(index, score)
 
 
+def _search_vectors(dataset, queries: np.ndarray, corpus: np.ndarray) -> Ranking:
+    return _search(dataset, lambda rows, columns, ids: vector_search(queries[rows], corpus[columns], ids))
+
+
 def _with_keywords(dataset, dense: dict[str, Ranking], bm25: bool, hybrid: bool) -> dict[str, Ranking]:
     if not bm25 and not hybrid:
         return dense
     ids = list(dataset.corpus)
-    queries, texts = (np.array(list(part.values()), dtype=object) for part in (dataset.queries, dataset.corpus))
+    queries, texts = (np.array(list(part.values()), dtype=object) for part in (dataset.queries, passages(dataset)))
     lexical = _search(dataset, lambda rows, columns, ids: bm25_search(queries[rows], texts[columns], ids))
     rankings = dense | ({BM25: lexical} if bm25 else {})
     if hybrid:
@@ -408,8 +417,10 @@ def ranking_metrics(dataset, ranking: Ranking, top_k: int = 5) -> dict[str, np.n
     return query_metrics(*_gains(dataset, ranking), top_k)
 
 
-def query_rows(question_set: str, dataset, system: str, ranking: Ranking, top_k: int = 5) -> "pd.DataFrame":
-    """Return the rows of `Comparison.per_query` for one ranking."""
+def query_rows(
+    question_set: str, dataset, system: str, ranking: Ranking, top_k: int = 5, nodes: "Sequence[TextNode] | None" = None
+) -> "pd.DataFrame":
+    """Return the rows of `Comparison.per_query` for one ranking; see `compare_models`."""
     import pandas as pd
 
     gains, ideal = _gains(dataset, ranking)
@@ -427,6 +438,7 @@ def query_rows(question_set: str, dataset, system: str, ranking: Ranking, top_k:
             "retrieved": [[ids[i] for i in row[: max(10, top_k)] if i >= 0] for row in ranking.index],
         }
         | query_metrics(gains, ideal, top_k)
+        | document_metrics(dataset, ranking, nodes, top_k)
     )
 
 

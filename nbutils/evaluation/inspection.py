@@ -13,6 +13,7 @@ from nbutils.evaluation.stats import bootstrap_intervals
 from nbutils.evaluation.walkthrough import embed_dataset, relevance
 from nbutils.models.search import vector_search
 from nbutils.models.vectors import unit
+from nbutils.questions.places import source
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,12 +164,7 @@ def question_attributes(dataset, nodes: Sequence | None = None) -> "pd.DataFrame
     """
     import pandas as pd
 
-    places = {}
-    for node in nodes or ():
-        page = node.metadata.get("page", node.metadata.get("page_label"))
-        places[node.node_id] = (
-            str(node.metadata.get("file_name", "")), int(page) if str(page).isdigit() else None,
-        )  # fmt: skip
+    places = {node.node_id: source(node) for node in nodes or ()}
     last: dict[str, int] = {}
     for document, page in places.values():
         last[document] = max(last.get(document, 0), page or 0)

@@ -104,6 +104,8 @@ def without_chunks(dataset, chunks: Sequence[str]):
     rest.queries = {query: text for query, text in dataset.queries.items() if query in relevant}
     rest.corpus = {chunk: text for chunk, text in dataset.corpus.items() if chunk not in gone}
     rest.relevant_docs = relevant
+    if getattr(dataset, "headers", None):
+        rest.headers = {chunk: header for chunk, header in dataset.headers.items() if chunk not in gone}
     return rest
 
 

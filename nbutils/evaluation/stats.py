@@ -139,10 +139,10 @@ def statistics(
     """
     import pandas as pd
 
-    metrics = [column for column in per_query if "@" in column]
     table, differences, contrasts = [], [], [pd.DataFrame(columns=_DIFFERENCE)]
     options = {"draws": draws, "seed": seed, "level": level}
     for question_set, part in per_query.groupby("question_set", sort=False):
+        metrics = [column for column in part if "@" in column and part[column].notna().all()]
         values = {system: rows[metrics].to_numpy() for system, rows in part.groupby("system", sort=False)}
         clusters = part[part.system == base].cluster.to_numpy()
         labels = {"question_set": question_set, "questions": len(clusters), "chunks": len(set(clusters))}

@@ -52,6 +52,11 @@ def relevance(dataset) -> dict[str, dict[str, float]]:
     return grades
 
 
+def passages(dataset) -> dict[str, str]:
+    """Return chunk id -> what is embedded and searched of it: its text, below its header where the dataset has one."""
+    return dataset.passages() if hasattr(dataset, "passages") else dict(dataset.corpus)
+
+
 def check_top_k(top_k: int) -> None:
     """Raise a UserError unless `top_k` is a whole number of at least 1."""
     if not isinstance(top_k, int) or top_k < 1:
@@ -76,7 +81,7 @@ def embed_dataset(
         bf16: compute in bfloat16; None is where it pays.
         cache: folder of the embedding cache, False for none.
     """
-    texts = list(dataset.queries.values()), list(dataset.corpus.values())
+    texts = list(dataset.queries.values()), list(passages(dataset).values())
     return embed_texts(*texts, as_model(model), EmbeddingCache(cache), bf16=bf16)
 
 
@@ -113,7 +118,7 @@ def evaluate(
     """
     relevant = relevance(dataset)
     check_top_k(top_k)
-    texts = list(dataset.queries.values()), list(dataset.corpus.values())
+    texts = list(dataset.queries.values()), list(passages(dataset).values())
     options = {"bf16": bf16, "show_progress": verbose, "normalize": False}
     queries, corpus = embed_texts(*texts, as_model(embed_model), EmbeddingCache(cache), **options)
     if vector_store is None:
@@ -203,7 +208,7 @@ def evaluate_st(
             kind = "query" if encode_fn_name == "query" else "document"
             return torch.from_numpy(store.embed(model, sentences, kind, **options))
 
-    evaluator = Evaluator(dataset.queries, dataset.corpus, relevant, name=name)
+    evaluator = Evaluator(dataset.queries, passages(dataset), relevant, name=name)
     metrics = evaluator(model)
     prefix = f"{name}_" if name else ""
     row = {"epoch": -1, "steps": -1}

@@ -33,6 +33,12 @@ def shingles(words: Sequence[str], size: int = 8) -> set[tuple[str, ...]]:
     return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)} if size else set()
 
 
+def source(node: "TextNode") -> tuple[str, int | None]:
+    """Return the file that a chunk comes from, and its page counted from 1, or None where there are no pages."""
+    page = node.metadata.get("page", node.metadata.get("page_label", ""))
+    return str(node.metadata.get("file_name", "")), int(page) if str(page).isdigit() else None
+
+
 @dataclass
 class Place:
     """Where the answer to one row's question stands.
@@ -72,16 +78,14 @@ class Places:
 
     def __init__(self, nodes: "Sequence[TextNode]", by: str = "quote", document: str | None = None, answers=False):
         self.by, self.document, self.answers = by, document, answers
-        self.file = {node.node_id: str(node.metadata.get("file_name", "")) for node in nodes}
+        self.file = {node.node_id: source(node)[0] for node in nodes}
         self.files = dict.fromkeys(self.file.values())
         self.words = {node.node_id: plain_words(node.get_content()) for node in nodes}
         # without spaces, since a hyphen at a line's end may or may not belong to the word
         self.solid = {chunk: "".join(words) for chunk, words in self.words.items()}
-        self.pages: dict[tuple[str, int], list[str]] = {}
+        self.pages: dict[tuple[str, int | None], list[str]] = {}
         for node in nodes:
-            page = node.metadata.get("page", node.metadata.get("page_label", ""))
-            if str(page).isdigit():
-                self.pages.setdefault((self.file[node.node_id], int(page)), []).append(node.node_id)
+            self.pages.setdefault(source(node), []).append(node.node_id)
         self.by_quote = functools.cache(self._by_quote)
 
     def place(self, rows: Sequence[tuple[int, Row]], bad: dict[int, str]) -> Iterator[Place]:
@@ -146,8 +150,9 @@ class Places:
         file = file if file is not None else next(iter(self.files), "")
         found = list(dict.fromkeys(chunk for page in pages for chunk in self.pages.get((file, page), ())))
         if not found:
-            last = max((page for name, page in self.pages if name == file), default=0)
-            reason = f"page {pages[0]} of {file or 'the document'} has no chunk (pages end at {last})"
+            last = max((page or 0 for name, page in self.pages if name == file), default=0)
+            ending = f"pages end at {last}" if last else "it has no pages; give a quote"
+            reason = f"page {pages[0]} of {file or 'the document'} has no chunk ({ending})"
             raise _Unplaced(NOWHERE, reason)
         return found
 

@@ -66,3 +66,12 @@ def test_removing_leaks_keeps_grades():
     assert [leak.chunk for leak in leaks] == ["c000"] and "c000" in dataset.corpus and "c000" not in rest.corpus
     expected = {q: {c: g for c, g in found.items() if c != "c000"} for q, found in dataset.relevant_docs.items()}
     assert rest.relevant_docs == {q: found for q, found in expected.items() if found}
+
+
+def test_a_leak_goes_with_its_header():
+    queries, corpus = {"q": "New?", "r": "Old?"}, {"a": "something new", "b": "something old"}
+    dataset = EmbeddingQAFinetuneDataset(
+        queries=queries, corpus=corpus, relevant_docs={"q": ["a"], "r": ["b"]}, headers={"a": "2023", "b": "2022"}
+    )
+    rest, _ = remove_leaks(dataset, {"t": "something old"})
+    assert rest.passages() == {"a": "2023\nsomething new"} and len(dataset.headers) == 2

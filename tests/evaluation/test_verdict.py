@@ -1,37 +1,11 @@
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
+from retrieval_examples import compared
 
 from nbutils.core import UserError
-from nbutils.evaluation.compare import Comparison, _pairs_of_interest
-from nbutils.evaluation.stats import statistics
 from nbutils.evaluation.verdict import Effect, questions_needed, verdict
-from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
-
-
-def compared(ranks: dict[str, dict[str, list[float]]], tuned: str | None = "fine-tuned") -> Comparison:
-    """A comparison made of given ranks, tested as `compare_models` tests; a set called gold is by people."""
-    frames, datasets = [], {}
-    for question_set, systems in ranks.items():
-        ids = [f"q{i}" for i in range(len(next(iter(systems.values()))))]
-        datasets[question_set] = EmbeddingQAFinetuneDataset(
-            queries=dict.fromkeys(ids, "Which ships?"), corpus={"c": "ships"}, relevant_docs={q: ["c"] for q in ids}
-        )
-        for system, values in systems.items():
-            rank = np.array(values, dtype=float)
-            labels = {"question_set": question_set, "system": system, "query": ids, "cluster": ids}
-            frames.append(pd.DataFrame(labels | {"mrr@10": 1 / rank, "hit_rate@5": (rank <= 5) * 1.0}))
-    per_query = pd.concat(frames, ignore_index=True)
-    same_length = next((name for systems in ranks.values() for name in systems if name.endswith(" tokens")), None)
-    pairs = _pairs_of_interest("base", tuned, same_length)
-    tests = statistics(per_query, "base", pairs, draws=500)
-    return Comparison(
-        per_query, *tests, rankings={}, datasets=datasets, base="base", tuned=tuned, same_length=same_length,
-        human={"gold"} & set(ranks),
-    )  # fmt: skip
-
 
 GOOD, MIDDLE, BAD = [1.0] * 200, [2.0] * 200, [8.0] * 200
 
