@@ -242,8 +242,12 @@ def bm25_search(queries: Sequence[str], texts: Sequence[str], ids: Sequence[str]
         texts: chunks.
         ids: ids of the chunks.
         depth: chunks to return per query; a chunk that shares no term with the query is not returned.
+
+    Returns:
+        A ranking of Python's own int and float, in arrays of objects.
     """
-    return BM25Index(texts).search(list(queries), ids, depth)
+    found = BM25Index(texts).search(list(queries), ids, depth)
+    return Ranking(found.index.astype(object), found.score.astype(object))
 
 
 def fuse(dense: Ranking, lexical: Ranking, ids: Sequence[str], weight: float = 0.5, depth: int = DEPTH) -> Ranking:
