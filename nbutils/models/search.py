@@ -22,10 +22,23 @@ class Ranking:
     Args:
         index: int64 array of shape (queries, depth), positions in the corpus, best first; -1 where nothing was found.
         score: float array of the same shape; -inf where nothing was found.
+
+    A single element of them, such as `index[0][0]`, is Python's own int or float.
     """
 
     index: np.ndarray
     score: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.index, self.score = self.index.view(_Plain), self.score.view(_Plain)
+
+
+class _Plain(np.ndarray):
+    """An array whose single elements are Python's own numbers, which compare to a plain True or False."""
+
+    def __getitem__(self, key):
+        found = super().__getitem__(key)
+        return found.item() if isinstance(found, np.generic) else found
 
 
 def id_ranks(ids: Sequence[str]) -> np.ndarray:
@@ -242,12 +255,8 @@ def bm25_search(queries: Sequence[str], texts: Sequence[str], ids: Sequence[str]
         texts: chunks.
         ids: ids of the chunks.
         depth: chunks to return per query; a chunk that shares no term with the query is not returned.
-
-    Returns:
-        A ranking of Python's own int and float, in arrays of objects.
     """
-    found = BM25Index(texts).search(list(queries), ids, depth)
-    return Ranking(found.index.astype(object), found.score.astype(object))
+    return BM25Index(texts).search(list(queries), ids, depth)
 
 
 def fuse(dense: Ranking, lexical: Ranking, ids: Sequence[str], weight: float = 0.5, depth: int = DEPTH) -> Ranking:
