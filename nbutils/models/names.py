@@ -167,15 +167,10 @@ def reading_length(name: str | Path) -> int:
     """Return how many tokens the model called `name` reads as shipped, without loading its weights."""
     from huggingface_hub import hf_hub_download
 
-    path = resolve_model(name)
+    path, file = resolve_model(name), "sentence_bert_config.json"
     try:
-        folder = Path(path)
-        file = (
-            folder / "sentence_bert_config.json"
-            if folder.is_dir()
-            else hf_hub_download(path, "sentence_bert_config.json")
-        )
-        return int(json.loads(Path(file).read_text(encoding="utf-8"))["max_seq_length"])
+        settings = Path(path) / file if Path(path).is_dir() else Path(hf_hub_download(path, file))
+        return int(json.loads(settings.read_text(encoding="utf-8"))["max_seq_length"])
     except (OSError, KeyError, TypeError, ValueError):
         return min(load_tokenizer(name).model_max_length, 8192)
 
