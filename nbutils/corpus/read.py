@@ -252,7 +252,8 @@ def _utf16(data: bytes) -> str | None:
     Such a text has bytes that no other text has, and its letters are nearly all of one script.
     """
     sample = data[:20_000]
-    if sum(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in sample) < len(sample) / 50:
+    share = sum(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in sample) / len(sample)
+    if len(data) < 8 or share < (0.2 if _is_utf8(data) else 0.02):
         return None
     order = {"utf-16-le": sample[1::2], "utf-16-be": sample[::2]}
     for encoding in sorted(order, key=lambda encoding: len(set(order[encoding]))):  # there are fewer high bytes
@@ -263,6 +264,14 @@ def _utf16(data: bytes) -> str | None:
         if text_like > 0.95 * scripts.total() and main >= 0.8 * (text_like - scripts["ASCII"]):
             return encoding
     return None
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _script(letter: str) -> str:

@@ -16,7 +16,7 @@ from nbutils.evaluation.documents import document_metrics
 from nbutils.evaluation.stats import statistics
 from nbutils.evaluation.walkthrough import as_model, check_top_k, embed_texts, is_service, passages, relevance
 from nbutils.models.metrics import query_metrics
-from nbutils.models.names import longest_input
+from nbutils.models.names import is_static, longest_input
 from nbutils.models.search import DEPTH, Ranking, bm25_search, fuse, vector_search
 from nbutils.models.vectors import EmbeddingCache, sentence_transformer
 from nbutils.questions.llms import has_key
@@ -329,7 +329,7 @@ class _DenseSearch:
                 "system": system,
                 "parameters": sum(p.numel() for p in inner.parameters()) if inner is not None else None,
                 "dimensions": corpus.shape[1],
-                "max_seq_length": inner.max_seq_length if inner is not None else None,
+                "max_seq_length": None if inner is None or is_static(inner) else inner.max_seq_length,
                 "embedded": self.store.embedded - before,
                 "seconds": round(time.perf_counter() - start, 2),
             }
@@ -352,7 +352,7 @@ def _search_with_models(
             notes.append(f"{system} was left out: {first_line(error)}")
             continue
         inner = sentence_transformer(model)
-        lengths[system] = inner.max_seq_length if inner is not None else None
+        lengths[system] = None if inner is None or is_static(inner) else inner.max_seq_length
         del model, inner
     if not compared_length or not tuned or not lengths[base] or not lengths[tuned]:
         return None

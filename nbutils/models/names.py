@@ -4,6 +4,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -96,6 +97,8 @@ def load_model(
 ) -> "SentenceTransformer":
     """Load an embedding model by name, in float32 whatever it was saved in, with its query and document prompts set.
 
+    A transformer or a static embedding (model2vec), which can be searched with but not fine-tuned here.
+
     The prompts are those saved with the model. A model from the hub that has none gets those of its family.
 
     Args:
@@ -118,22 +121,37 @@ def load_model(
         model = SentenceTransformer(
             path, device=device, trust_remote_code=trust_remote_code, model_kwargs={"dtype": torch.float32}
         ).float()  # modules beside the transformer too
-    except (OSError, ValueError) as error:
-        if "trust_remote_code" in str(error):
-            raise UserError(
-                f"Model {name} brings its own code. Set TRUST_REMOTE_CODE if you have read and trust it."
-            ) from error
-        if Path(path).is_dir():
-            raise UserError(f"The model in {name} cannot be loaded: {first_line(error)}") from error
-        raise UserError(
-            f"Model {name!r} is neither packaged, nor a folder, nor reachable on the hub ({first_line(error)}). "
-            f"Check the name and the network, or use {DEFAULT_MODEL!r}, which needs none."
-        ) from error
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(_cannot_load(name, Path(path).is_dir(), error)) from error
     known = prompts_for(path) if not Path(path).is_dir() and not any(model.prompts.values()) else {}
     model.prompts = {"query": "", "document": ""} | model.prompts | known | (prompts or {})
-    if max_seq_length:
+    if max_seq_length and not is_static(model):
         model.max_seq_length = min(max_seq_length, longest_input(model))
     return model
+
+
+def _cannot_load(name: str | Path, is_folder: bool, error: Exception) -> str:
+    """Return why a model cannot be loaded, and what to do."""
+    if "trust_remote_code" in str(error):
+        return f"Model {name} brings its own code. Set TRUST_REMOTE_CODE if you have read and trust it."
+    if "model2vec" in str(error):
+        return (
+            f"Model {name} is in model2vec's own form, without modules.json. Save it anew by "
+            "`SentenceTransformer(modules=[StaticEmbedding.from_model2vec(FOLDER)]).save_pretrained(NEW)`."
+        )
+    if re.search("quanti|bitsandbytes|int8|4-?bit", str(error), re.IGNORECASE):
+        return f"Model {name} is quantised ({first_line(error)}). Name the one in full or half precision."
+    if is_folder:
+        return f"The model in {name} cannot be loaded: {first_line(error)}"
+    return (
+        f"Model {name!r} is neither packaged, nor a folder, nor reachable on the hub ({first_line(error)}). "
+        f"Check the name and the network, or use {DEFAULT_MODEL!r}, which needs none."
+    )
+
+
+def is_static(model: "SentenceTransformer") -> bool:
+    """Whether a model adds up vectors of words (model2vec and the like): it reads texts of any length."""
+    return model.max_seq_length == math.inf
 
 
 def longest_input(model: "SentenceTransformer") -> int:
@@ -149,15 +167,10 @@ def reading_length(name: str | Path) -> int:
     """Return how many tokens the model called `name` reads as shipped, without loading its weights."""
     from huggingface_hub import hf_hub_download
 
-    path = resolve_model(name)
+    path, file = resolve_model(name), "sentence_bert_config.json"
     try:
-        folder = Path(path)
-        file = (
-            folder / "sentence_bert_config.json"
-            if folder.is_dir()
-            else hf_hub_download(path, "sentence_bert_config.json")
-        )
-        return int(json.loads(Path(file).read_text(encoding="utf-8"))["max_seq_length"])
+        settings = Path(path) / file if Path(path).is_dir() else Path(hf_hub_download(path, file))
+        return int(json.loads(settings.read_text(encoding="utf-8"))["max_seq_length"])
     except (OSError, KeyError, TypeError, ValueError):
         return min(load_tokenizer(name).model_max_length, 8192)
 
@@ -208,7 +221,7 @@ def as_llama_index(model: "SentenceTransformer", name: str) -> "BaseEmbedding":
         def __init__(self) -> None:
             super(HuggingFaceEmbedding, self).__init__(
                 model_name=name,
-                max_length=model.max_seq_length,
+                max_length=int(min(model.max_seq_length or 512, 2**31 - 1)),  # a static model has no limit
                 normalize=True,
                 query_instruction=model.prompts.get("query") or None,
                 text_instruction=model.prompts.get("document") or None,

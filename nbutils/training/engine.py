@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nbutils.core import UserError, content_hash
-from nbutils.models.names import DEFAULT_MODEL, load_model, longest_input
+from nbutils.models.names import DEFAULT_MODEL, is_static, load_model, longest_input
 from nbutils.models.vectors import model_fingerprint
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 from nbutils.training.card import lineage, model_card
@@ -95,6 +95,10 @@ class SentenceTransformersFinetuneEngine:
         self.model = load_model(
             self.model_id, device=device, trust_remote_code=chosen.trust_remote_code, prompts=chosen.prompts
         )
+        if is_static(self.model):
+            raise UserError(
+                f"model_id {model_id} is a static embedding, not a transformer: it cannot be fine-tuned here."
+            )
         self.shipped_max_seq_length = self.model.max_seq_length
         self.model.max_seq_length = _reading_length(self.model, dataset, chosen.max_seq_length)
 

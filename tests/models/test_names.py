@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -15,6 +16,7 @@ from nbutils.models.names import (
     prompts_for,
     resolve_embed_model,
 )
+from nbutils.models.vectors import encode, model_fingerprint
 
 
 def copy_of_the_packaged_model(folder: Path) -> Path:
@@ -63,3 +65,53 @@ def test_a_model_reads_no_further_than_its_position_embeddings():
 def test_a_name_that_is_no_model_is_said_so(name):
     with pytest.raises(UserError, match="neither the packaged"):
         load_model(name)
+
+
+@pytest.fixture
+def static(tmp_path) -> Path:
+    """A static embedding as sentence-transformers saves those of model2vec, in half precision."""
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    tokenizer = SentenceTransformer(packaged_model()).tokenizer.backend_tokenizer
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=16)], device="cpu").half()
+    model.save_pretrained(str(tmp_path / "static"))
+    return tmp_path / "static"
+
+
+def test_a_static_embedding_is_searched_with(static):
+    model = load_model(static, max_seq_length=128)
+    vectors = encode(model, ["the ferry " * 2000, "the ferry", "fares"], bf16=False)
+    assert vectors.dtype == np.float32 and vectors[0] @ vectors[1] > 0.999 > abs(vectors[0] @ vectors[2])
+    embedding = resolve_embed_model(static)
+    assert embedding.get_text_embedding("the ferry") == pytest.approx(vectors[1].tolist(), abs=1e-3)
+    assert model_fingerprint(model) == model_fingerprint(embedding)
+
+
+def test_a_static_embedding_is_compared_and_not_fine_tuned(static, tmp_path):
+    from nbutils.evaluation.compare import compare_models
+    from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
+    from nbutils.training.engine import SentenceTransformersFinetuneEngine
+
+    dataset = EmbeddingQAFinetuneDataset(
+        queries={"q": "What do fares cost?"}, corpus={"a": "Fares cost 9.", "b": "Cranes."}, relevant_docs={"q": ["a"]}
+    )
+    models = {"base": static, "fine-tuned": packaged_model()}
+    costs = compare_models(dataset, models, base="base", tuned="fine-tuned", cache=False, verbose=False).costs
+    assert list(costs.system) == ["base", "fine-tuned"]
+    with pytest.raises(UserError, match="static embedding"):
+        SentenceTransformersFinetuneEngine(dataset, model_id=static, model_output_path=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model_type": "model2vec"}, "without modules.json"),
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}, "is quantised"),
+    ],
+)
+def test_what_cannot_be_loaded_says_why(tmp_path, changes, says):
+    folder = copy_of_the_packaged_model(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(UserError, match=says):
+        load_model(folder)
