@@ -42,12 +42,30 @@ def png(figure, tmp_path: Path) -> str:
     return base64.b64encode(file.read_bytes()).decode()
 
 
+def write_results(run: Run) -> None:
+    """Write what notebook 04 saves: synthetic questions first, then people's, on which BM25 is worse than the base."""
+    metrics, differences = [], []
+    for question_set, count in (("synthetic", 300), ("gold", 80)):
+        for system, value in {"base": 0.5, "fine-tuned": 0.6, "BM25": 0.3}.items():
+            at = {"question_set": question_set, "system": system, "metric": "hit_rate@5", "questions": count}
+            metrics.append(at | {"value": value, "low": value - 0.2, "high": value + 0.2})
+            if system != "base":
+                gain = value - 0.5
+                differences.append(at | {"base": "base", "difference": gain, "low": gain - 0.05, "high": gain + 0.05})
+    for name, rows in (("metrics", metrics), ("differences", differences)):
+        pd.DataFrame(rows).to_csv(run.path("results", f"{name}.csv"), index=False)
+    run.path("results", "results.json").write_text('{"base": "base", "human": ["gold"]}')
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
-    """The report of a notebook 04 that shows a verdict, a table, an example with hostile text, and two figures."""
+    """The report of a notebook 04 that shows a verdict, wide tables, an example with hostile text, and two figures."""
     folder = tmp_path_factory.mktemp("report")
     run = Run("report", folder)
-    run.folder.mkdir(parents=True, exist_ok=True)
+    verdict = {"kind": "better", "advice": "use hybrid", "headline": f"It helped. {NASTY} Advice: use hybrid.",
+               "next_steps": ["Embed the whole collection again."]}  # fmt: skip
+    run.record("04_evaluate_models", verdict=verdict)
+    write_results(run)
     frame = pd.DataFrame(
         {"outcome": ["win"], "question": [NASTY], "base_rank": [3.0], "rank": [np.nan], "change": [0.5],
          "expected_text": [NASTY], "base_first_text": [NASTY], "first_text": [None]}
@@ -61,9 +79,18 @@ def report(tmp_path_factory) -> Path:
         {"text/html": answer._repr_html_(), "text/plain": str(answer)},
         {"text/html": examples_html(frame).data},
         {"text/html": frame._repr_html_()},
+        {
+            "text/html": pd.DataFrame(
+                [[0.123456] * 14], columns=[f"measure_number_{i}" for i in range(14)]
+            )._repr_html_()
+        },
         *({"image/png": png(figure, folder)} for figure in (lengths, curve)),
     ]
-    cells = [nbformat.v4.new_markdown_cell("# 04 Evaluate models\n\nWhat was found, with $x^2$ & a `name`.")]
+    cells = [
+        nbformat.v4.new_markdown_cell(
+            "# 04 Evaluate models\n\nWhat was found, with $x^2$ & a `name`.\n\n## What moved\n\nFolded."
+        )
+    ]
     for data in outputs:
         cell = nbformat.v4.new_code_cell("secret_code = 1")
         cell.outputs = [nbformat.v4.new_output("display_data", data=data)]
@@ -90,10 +117,35 @@ def test_the_report_opens_without_console_errors_and_with_its_figures(report, tm
     assert console(result) == []
     assert shot.stat().st_size > 50_000
     page = browse(report, tmp_path, "--dump-dom").stdout
-    assert page.count('src="data:image/png;base64') == 2
+    assert page.count("data:image/png;base64") == 3
     title = re.search(r"<title>(.*?)</title>", page).group(1)
     assert "broken" not in title and "report" in title
     assert "Fine-tuning helped." in page
+
+
+MEASURE = """<script>onload = () => {
+  const folds = [...document.querySelectorAll("body > details")], first = document.querySelector("figure").getBoundingClientRect();
+  const closed = folds.filter(each => !each.open).length; folds.forEach(each => each.open = true);
+  document.body.dataset.seen = [closed, folds.length, Math.round(first.bottom),
+    document.documentElement.scrollWidth - document.documentElement.clientWidth,
+    [...document.querySelectorAll("img")].filter(each => each.getBoundingClientRect().right > innerWidth).length].join(" ");
+}</script>"""
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1100, 600])
+def test_the_first_screen_says_what_to_deploy_the_rest_folds_and_nothing_is_wider_than_the_page(
+    report, tmp_path, width
+):
+    page = tmp_path / "measured.html"
+    page.write_text(report.read_text(encoding="utf-8") + MEASURE, encoding="utf-8")
+    dom = browse(page, tmp_path, f"--window-size={width},900", "--dump-dom").stdout
+    closed, folds, bottom, beyond, cut = map(int, re.search(r'data-seen="([-\d ]+)"', dom)[1].split())
+    assert closed == folds == 1
+    assert bottom < 900 and beyond <= 0 and cut == 0
+    assert "Deploy the fine-tuned model together with keyword search (BM25)." in dom
+    assert "Embed the whole collection again." in dom.split("<details")[0]
+    assert "Share of 80 people's questions (gold)" in dom.replace("&#x27;", "'")
 
 
 @needs_browser
@@ -113,8 +165,8 @@ def test_the_report_prints(report, tmp_path):
     with pypdfium2.PdfDocument(file) as pdf:
         text = "".join(page.get_textpage().get_text_range() for page in pdf)
         images = sum(1 for page in pdf for item in page.get_objects() if item.type == 3)
-    assert "Fine-tuning helped." in text and "What to do next" in text
-    assert images >= 2
+    assert "Fine-tuning helped." in text and "What to do next" in text, "what is folded is printed too"
+    assert images >= 3
 
 
 @needs_browser
@@ -133,4 +185,4 @@ def test_a_real_report_opens_cleanly(tmp_path, project):
     shot = Path(os.environ.get("NBUTILS_SCREENSHOT", tmp_path / "real.png"))
     assert console(browse(page, tmp_path, f"--screenshot={shot}")) == []
     assert browse(page, tmp_path, "--dump-dom").stdout.count("data:image/png") >= 5
-    assert shot.stat().st_size > 100_000
+    assert shot.stat().st_size > 10_000
