@@ -141,7 +141,8 @@ class QuestionSettings(Settings):
     on_failure: Literal["continue", "fail"] = "continue"
     save_every: int = Field(500, ge=1)
     concurrency: int = Field(8, ge=1)
-    timeout: float = Field(120.0, gt=0)
+    timeout: float | None = Field(None, gt=0)
+    llm_options: dict = Field(default_factory=dict)
     stop_after: int = Field(5, ge=1)
     language: str | None = None
     filters: Filters | None = Filters()
