@@ -31,7 +31,7 @@ _BULLET = re.compile(r"[•●▪■◦☒☐►✓·|\ue000-\uf8ff]+|\.(?:\s?\.
 _NUMBERING = re.compile(r"^(?:[\W_]*(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,4})[.)]|[-–—*]+)\s+")
 _FUSED = re.compile(r"(?<=[^\W\d_][^\W\d_])([.!?])(?=[A-Z][a-z])")
 _END = re.compile(r"([.!?…।؟]+)[\"”’»)\]]*\s+(?=[\"“«(¿¡]*([^\W_]))")
-_INNER = re.compile(r"[a-zà-ÿ] ([A-ZÀ-Þ]\w+) [a-zà-ÿ]")
+_INNER = re.compile(r"\b[a-zß-ÿ]+ ([A-ZÀ-Þ]\w+) [a-zß-ÿ]")
 _JOINED = re.compile(r"[^\W\d_][.!?;][\dA-Z]|[a-z]{2}[A-Z]|\d[a-z]{3}|://|www\.|[\ufffd\x00-\x1f]")
 
 
@@ -46,10 +46,12 @@ class OfflineQuestionWriter(CustomLLM):
         seed: another seed, other queries.
         kinds: what the first, second, … query of a text is, over and over: "sentence" (one of the text's own, of at
             most 24 words) or "keywords" (two or three phrases, those of rare words more often).
+        examples: real questions; the share of keywords among them, and how long each kind is, is that of what is written.
     """
 
     seed: int = 0
     kinds: tuple[str, ...] = ("sentence", "keywords")
+    examples: tuple[str, ...] = ()
     _corpus: "_Corpus" = PrivateAttr(default_factory=lambda: _Corpus())
 
     @property
@@ -69,6 +71,8 @@ class OfflineQuestionWriter(CustomLLM):
     def fit(self, texts: Iterable[str]) -> "OfflineQuestionWriter":
         """Learn from all texts of a corpus how common each word and each sentence is; return the writer."""
         self._corpus = _Corpus.of(list(texts))
+        if self.examples:
+            self._corpus.learn_style(self.examples)
         return self
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -90,6 +94,9 @@ class OfflineQuestionWriter(CustomLLM):
         written: dict[str, str] = {}
         for position in range(number):
             kind = self.kinds[position % len(self.kinds)]
+            if self.examples:
+                by_chance = random.Random(f"{self.seed}:{position}:{key}").random() < self._corpus.keyword_share
+                kind = "keywords" if by_chance else "sentence"
             for pool in (pools[kind], *pools.values()):
                 query = next((query for query in pool if query.casefold() not in written), "")
                 if query:
@@ -160,6 +167,9 @@ class _Corpus:
     openers: frozenset[str] = frozenset()  # stop words that have a capital only where a sentence begins
     weak: float = -1.0  # words that come together less than this tell nothing
     weights: dict[str, float] = field(default_factory=dict)  # of words already weighed
+    longest: int = LONGEST  # words in a sentence
+    most_keywords: int = MOST_KEYWORDS
+    keyword_share: float = 0.5
 
     @classmethod
     def of(cls, texts: list[str]) -> "_Corpus":
@@ -189,6 +199,18 @@ class _Corpus:
         corpus.repeated = frozenset(sentence for sentence, count in found.items() if count > 2)
         return corpus
 
+    def learn_style(self, examples: Iterable[str]) -> None:
+        """Take over how many of these questions are keywords (few stop words, no mark at the end), and their lengths."""
+        split = [_WORD.findall(example.casefold()) for example in examples]
+        stop = _stop_words(Counter(word for words in split for word in words))
+        lengths: dict[bool, list[int]] = {True: [], False: []}
+        for example, words in zip(examples, split, strict=True):
+            few = sum(word in stop for word in words) <= 0.25 * len(words)
+            lengths[few and example.rstrip()[-1:] not in "?.!؟？。"].append(len(words))
+        self.keyword_share = len(lengths[True]) / len(split)
+        self.longest = min(LONGEST, max([*lengths[False], 12]))
+        self.most_keywords = min(MOST_KEYWORDS, max([*lengths[True], 2]))
+
     def sentences(self, text: str) -> list[str]:
         """Return the text's sentences, as they stand in it but for line breaks, and what is left between them."""
         found = []
@@ -217,7 +239,7 @@ class _Corpus:
     def reads_well(self, sentence: str) -> bool:
         """Whether a sentence is whole, and neither a heading nor a line of a table."""
         words = sentence.split()
-        if not 5 <= len(words) <= LONGEST or _JOINED.search(sentence):
+        if not 5 <= len(words) <= self.longest or _JOINED.search(sentence):
             return False
         if sentence.lstrip('"“«(¿¡')[:1].islower() or not re.search(r"[^\s.][.!?…।؟]+[\"”’»)\]]*$", sentence):
             return False
@@ -310,7 +332,7 @@ class _Corpus:
             for phrase in sorted(near, key=lambda phrase: -weights[phrase]):
                 words = " ".join(word for part in [*chosen, phrase] for word in part).casefold().split()
                 light = weights[phrase] < 0.3 * weights[first]
-                if len(words) == len(set(words)) <= MOST_KEYWORDS and len(chosen) < 3 and not light:
+                if len(words) == len(set(words)) <= self.most_keywords and len(chosen) < 3 and not light:
                     chosen.append(phrase)
             if sum(map(len, chosen)) > 1:
                 yield " ".join(map(self.cased, sorted(chosen, key=order.__getitem__)))
