@@ -10,6 +10,7 @@ from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 from nbutils.questions.filters import drop_reasons
 from nbutils.questions.parse import parse_questions
 from nbutils.questions.plan import Plan
+from nbutils.questions.prompts import QUESTION_STYLES
 from nbutils.questions.settings import Prices, QuestionSettings
 from nbutils.questions.store import Answer
 
@@ -83,7 +84,8 @@ def assemble(
         found = parse_questions(answer.reply, settings.num_questions_per_chunk) if answer and answer.reply else []
         written[ids[0]] = found[:-1] if found and answer.truncated else found
     questions = [(chunk_id, question) for chunk_id, found in written.items() for question in found]
-    reasons = drop_reasons(questions, plan.texts, settings.applied_filters)
+    echoes = [*QUESTION_STYLES, *settings.examples]
+    reasons = drop_reasons(questions, plan.texts, settings.applied_filters, echoes)
 
     queries, relevant = {}, {}
     kept, chunk_reasons, dropped = Counter(), {}, {}

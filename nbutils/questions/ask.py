@@ -16,7 +16,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from nbutils.core import UserError, progress
 from nbutils.questions.faults import FILTERED, Fault, classify, finish_reason, text_of, tokens_of
-from nbutils.questions.llms import with_parameters, without_refused, without_retries
+from nbutils.questions.llms import client_timeout, prepared, with_parameters, without_refused, without_retries
 from nbutils.questions.parse import without_thoughts
 from nbutils.questions.settings import QuestionSettings
 from nbutils.questions.store import Answer
@@ -90,6 +90,7 @@ class Asker:
         if settings.structured:
             self.llm = with_parameters(self.llm, response_format=JSON_REPLY) or self.llm
         self.settings, self.on_answer = settings, on_answer
+        self.timeout = settings.timeout or client_timeout(self.llm)
         self.count_tokens, self.empty_is_answer = count_tokens, empty_is_answer
         self.out_of_budget = False
         self._random = random.Random(settings.seed)
@@ -113,6 +114,7 @@ class Asker:
         """
         if not requests:
             return
+        self.llm = prepared(self.llm, (request.prompt for request in requests), self.settings.concurrency)
         ended, start, shown = threading.Event(), self._finished, 0
         future = asyncio.run_coroutine_threadsafe(self._ask_all(requests, ended), _loop(os.getpid()))
         with progress(total=len(requests), desc="Asking", unit="chunk", disable=not verbose) as bar:
@@ -128,6 +130,8 @@ class Asker:
                 future.cancel()
                 ended.wait(5)
                 raise
+            finally:
+                getattr(self.llm, "stop", lambda: None)()  # a server of ours
         future.result()
 
     async def _ask_all(self, requests: list[Request], ended: threading.Event) -> None:
@@ -184,13 +188,13 @@ class Asker:
         answer.calls += 1
         started, llm = time.monotonic(), self.llm
         try:
-            reply = await asyncio.wait_for(self._call(llm, request.prompt), self.settings.timeout)
+            reply = await asyncio.wait_for(self._call(llm, request.prompt), self.timeout)
             used = self._count(answer, request, reply)
             self._understated = max(self._understated, used / max(estimated, 1))
             self._read(answer, reply, tries)
             answer.seconds = round(time.monotonic() - started, 3)
         except TimeoutError:
-            raise Fault(f"no reply within {self.settings.timeout:g} s", "again") from None
+            raise Fault(f"no reply within {self.timeout:g} s", "again") from None
         except Fault:
             raise
         except Exception as error:

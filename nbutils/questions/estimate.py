@@ -52,7 +52,7 @@ def estimate_questions(
     if isinstance(llm, str) and not has_key(llm):  # what it would cost can be told without the key
         llm = SimpleNamespace(model=llm.partition(":")[2])
     else:
-        llm = resolve_llm(llm, seed=settings.seed)
+        llm = resolve_llm(llm, seed=settings.seed, llm_options=settings.llm_options)
     answers = read_answers(store_path(Path(output_path), settings))
     budget, rows, chunks_left = Budget(settings.budget.calls, settings.budget.tokens), {}, sum(map(len, sets.values()))
     for name, nodes in sets.items():

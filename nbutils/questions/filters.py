@@ -41,7 +41,7 @@ _POINTS_AWAY = re.compile(
     | \b(?:according\ to|based\ (?:up)?on)\ the\ {_HERE}\b(?!\s+(?:of|on|for|between|dated)\b)
     | \b(?:the|which|given)\ (?:\w+\s+)?{_HERE}\s+(?:above|below|(?:provided|given){_END})(?!\s+[$€£\d])
     | \bcontext\ information\b | \b(?:information|data|details)\ (?:provided|given|above|below){_END}
-    | \b(?:above|below)[-\ ]mentioned\b
+    | ^\W*the\ (?:passage|excerpt|snippet)\b(?!\s+of\b) | \b(?:above|below)[-\ ]mentioned\b
     | \b(?:mentioned|described|listed|shown|stated|discussed)\ (?:above|below|here){_END}
     | \bas\ a\ (?:teacher|professor|student)\b
     | \b(?:laut|gemäß|selon|d['’]après|dans|según|en|secondo|segundo|volgens|in|согласно|в)\s(?:\w+\s)?
@@ -165,14 +165,18 @@ def brings_back(
     return [chunk_id in ids_found for chunk_id, ids_found in zip(chunk_ids, found, strict=True)]
 
 
-def drop_reasons(questions: list[tuple[str, str]], corpus: dict[str, str], filters: Filters) -> list[str]:
+def drop_reasons(
+    questions: list[tuple[str, str]], corpus: dict[str, str], filters: Filters, echoes: Iterable[str] = ()
+) -> list[str]:
     """Return for each question the name of the filter that drops it, or an empty string.
 
     Args:
         questions: (chunk id, question) in corpus order.
         corpus: chunk id -> text, of all chunks, asked about or not.
         filters: the switches.
+        echoes: lines of the prompt; a question that merely repeats one is always dropped.
     """
+    repeated = {" ".join(words(line)) for line in echoes}
     reasons = [""] * len(questions)
 
     def drop(name: str, fails: Callable[[list[str]], Iterable[int]]) -> None:
@@ -186,6 +190,7 @@ def drop_reasons(questions: list[tuple[str, str]], corpus: dict[str, str], filte
         return [position for position, found in enumerate(back) if not found]
 
     least, most = filters.min_words, filters.max_words
+    drop("repeats the prompt", lambda texts: [i for i, text in enumerate(texts) if " ".join(words(text)) in repeated])
     drop("length", lambda texts: [i for i, text in enumerate(texts) if not least <= len(words(text)) <= most])
     if filters.self_contained:
         drop("not self-contained", lambda texts: [i for i, text in enumerate(texts) if points_away(text)])

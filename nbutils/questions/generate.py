@@ -68,9 +68,8 @@ def generate_qa_embedding_pairs(
     )  # fmt: skip
     output_path = Path(output_path)
     path = store_path(output_path, settings)
-    plan = make_plan(
-        nodes, resolve_llm(llm, seed=settings.seed, timeout=settings.timeout), qa_generate_prompt_tmpl, settings
-    )
+    llm = resolve_llm(llm, seed=settings.seed, timeout=settings.timeout, llm_options=settings.llm_options)
+    plan = make_plan(nodes, llm, qa_generate_prompt_tmpl, settings)
     with ExitStack() as opened:
         learns = learns_from_corpus(plan.llm)  # is asked anew each time, at no cost
         store = opened.enter_context(AnswerStore(":memory:" if learns else path))

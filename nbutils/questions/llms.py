@@ -5,7 +5,10 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
 
 from nbutils.core import UserError, content_hash
 from nbutils.models.names import need_key, need_package
@@ -13,62 +16,121 @@ from nbutils.models.names import need_key, need_package
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
 
+LONGEST_REPLY = 512  # tokens
+
 
 def has_key(name: str) -> bool:
     """Whether the key that `name` needs is set; True for names that need none."""
     return not re.match("openai:.", name) or bool(os.environ.get("OPENAI_API_KEY"))
 
 
-def resolve_llm(name: "str | LLM", *, seed: int = 0, timeout: float = 60.0) -> "LLM":
+def resolve_llm(
+    name: "str | LLM", *, seed: int = 0, timeout: float | None = None, llm_options: dict | None = None
+) -> "LLM":
     """Return a LlamaIndex LLM for a name; an LLM passes through.
 
     Only the service that the name says is ever asked; a key in the environment chooses none.
 
     Args:
-        name: `offline`, `openai:MODEL`, `ollama:MODEL`, or `openai-like:MODEL@URL` for any server that speaks
-            the OpenAI protocol (vLLM, llama.cpp, LM Studio). Keys come from the environment only.
+        name: `offline`, `openai:MODEL`, `ollama:MODEL` (at $OLLAMA_HOST, without thinking), `gguf:FILE` (run by llama.cpp
+            on this machine), or `openai-like:MODEL@URL` for any server that speaks the OpenAI protocol (vLLM,
+            llama.cpp, LM Studio). Keys come from the environment only.
         seed: for the offline question writer.
-        timeout: seconds to wait for one answer.
+        timeout: seconds to wait for one answer; by default 120, and 600 of a model on this machine.
+        llm_options: what to set of the LLM's class, such as `{"temperature": 0.7, "timeout": 300}`; what only the
+            server knows goes in "additional_kwargs".
 
     Raises:
-        UserError: an unknown provider, an object that is no LLM, or the package or key that it needs is missing.
+        UserError: an unknown provider or option, an object that is no LLM, or the file, package or key that it needs
+            is missing.
     """
+    options = dict(llm_options or {})
     if not isinstance(name, str):
         if not callable(getattr(name, "complete", None)):
             raise UserError(f"llm is {name!r}; give a LlamaIndex LLM, or a name such as 'offline' or 'openai:MODEL'.")
+        if options:
+            raise UserError("llm_options go with the name of an LLM; set them on the LLM itself.")
         return name
     provider, _, model = name.partition(":")
     if name == "offline":
         from nbutils.questions.offline import OfflineQuestionWriter
 
-        return OfflineQuestionWriter(seed=seed)
+        return _made(OfflineQuestionWriter, options, seed=seed)
     if provider == "openai" and model:
         need_package("llama_index.llms.openai", "openai", name)
         need_key("OPENAI_API_KEY", name)
         from llama_index.llms.openai import OpenAI
 
-        llm = OpenAI(model=model, max_retries=0, timeout=timeout)
+        llm = _made(OpenAI, options, model=model, max_retries=0, timeout=timeout or 120.0)
         try:
             llm.metadata  # noqa: B018 (raises where the client does not know the model)
         except ValueError:  # newer than the client; whether it exists is for the server to say
             need_package("llama_index.llms.openai_like", "openai", name)
-            return _openai_like(model, llm.api_base, llm.api_key, timeout)
+            return _openai_like(options, model, llm.api_base, llm.api_key, timeout)
         return llm
     if provider == "ollama" and model:
         need_package("llama_index.llms.ollama", "ollama", name)
         from llama_index.llms.ollama import Ollama
 
-        return Ollama(model=model, request_timeout=timeout)
+        if "timeout" in options:
+            options["request_timeout"] = options.pop("timeout")
+        host = os.environ.get("OLLAMA_HOST", "").replace("0.0.0.0", "127.0.0.1")  # a server listens there, none answers
+        options["additional_kwargs"] = {"num_predict": LONGEST_REPLY} | options.get("additional_kwargs", {})
+        return _made(
+            Ollama, options, model=model, request_timeout=timeout or 600.0, thinking=False,
+            base_url=host or "http://localhost:11434",
+        )  # fmt: skip
+    if provider == "gguf" and model:
+        need_package("llama_index.llms.openai_like", "gguf", name)
+        need_package("xllamacpp", "gguf", name)
+        from nbutils.questions.gguf import GgufLLM
+
+        return _made(GgufLLM, options, file=model, timeout=timeout or 600.0)
     if provider == "openai-like" and (server := re.fullmatch(r"(.+?)@(https?://.+)", model)):
         need_package("llama_index.llms.openai_like", "openai", name)
-        return _openai_like(*server.groups(), os.environ.get("OPENAI_LIKE_API_KEY", "none"), timeout)
-    raise UserError(f"LLM is {name!r}; use 'offline', 'openai:MODEL', 'ollama:MODEL' or 'openai-like:MODEL@http://…'.")
+        return _openai_like(options, *server.groups(), os.environ.get("OPENAI_LIKE_API_KEY", "none"), timeout)
+    known = "'offline', 'openai:MODEL', 'ollama:MODEL', 'gguf:FILE' or 'openai-like:MODEL@http://…'"
+    raise UserError(f"LLM is {name!r}; use {known}.")
 
 
-def _openai_like(model: str, url: str, key: str, timeout: float) -> "LLM":
+def _openai_like(options: dict, model: str, url: str, key: str, timeout: float | None) -> "LLM":
     from llama_index.llms.openai_like import OpenAILike
 
-    return OpenAILike(model=model, api_base=url, api_key=key, is_chat_model=True, max_retries=0, timeout=timeout)
+    defaults = dict(model=model, api_base=url, api_key=key, is_chat_model=True, max_retries=0, timeout=timeout or 120.0)
+    return _made(OpenAILike, options, **defaults)
+
+
+def _made(cls: type, options: dict, **defaults) -> "LLM":
+    """Return an LLM of this class with a user's options; one that it does not have is an error that lists its own."""
+    known = {name for name in cls.model_fields if not _NOT_THE_MODEL.fullmatch(name)} - {"model", "content"}
+    known |= {name for name in cls.model_fields if "timeout" in name or name == "keep_alive"}
+    if unknown := sorted(set(options) - known):
+        raise UserError(
+            f"llm_options holds {', '.join(map(repr, unknown))}, which {cls.__name__} does not take. It takes "
+            f"{', '.join(sorted(known))}; what only the server knows goes in 'additional_kwargs', keys in the environment."
+        )
+    try:
+        return cls(**(defaults | options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"llm_options: {first['loc'][0]} is {first['input']!r}: {first['msg']}.") from error
+
+
+def prepared(llm: "LLM", prompts: Iterable[str], concurrency: int) -> "LLM":
+    """Return an LLM that is ready for these prompts: on this machine, with a context no larger than they need."""
+    longest = max(len(prompt.encode("utf-8", "replace")) for prompt in prompts)
+    context = -(-(longest // 3 + LONGEST_REPLY) // 1024) * 1024  # three bytes are about a token, or less
+    if callable(getattr(llm, "start", None)):
+        llm.start(concurrency, context)
+    if hasattr(llm, "thinking") and getattr(llm, "context_window", 0) == -1:  # Ollama's: all that the model can hold
+        return llm.model_copy(update={"context_window": context})
+    return llm
+
+
+def client_timeout(llm: "LLM") -> float:
+    """Return the seconds that an LLM's own client waits for a reply; 120 where it does not say."""
+    found = (getattr(llm, name, None) for name in ("request_timeout", "timeout"))
+    return next((float(value) for value in found if isinstance(value, int | float)), 120.0)
 
 
 def without_retries(llm: "LLM") -> "LLM":
@@ -148,7 +210,7 @@ def llm_signature(llm: "LLM") -> str:
     own = [
         cls
         for cls in type(llm).__mro__
-        if not cls.__module__.startswith(("llama_index.", "pydantic.", "builtins", "abc"))
+        if not cls.__module__.startswith(("llama_index.", "nbutils.", "pydantic.", "builtins", "abc"))
     ]
     if own:  # not a class of LlamaIndex's: its own lines, and what it keeps to itself, count
         private = getattr(llm, "__pydantic_private__", None) or {}
@@ -161,10 +223,9 @@ def llm_signature(llm: "LLM") -> str:
 
 def model_name(llm: "LLM") -> str:
     """Return the name of an LLM's model, or of its class where it has none."""
-    try:
-        name = llm.metadata.model_name
-    except (AttributeError, ValueError):  # LlamaIndex's OpenAI raises ValueError for models it does not know
-        name = getattr(llm, "model", None)
+    name = getattr(llm, "model", None)
+    if not isinstance(name, str):  # Ollama's metadata asks its server, OpenAI's knows no newer models
+        name = getattr(getattr(llm, "metadata", None), "model_name", None)
     return str(name or type(llm).__name__)
 
 

@@ -69,8 +69,10 @@ def make_plan(nodes: "Sequence[BaseNode]", llm, template, settings: QuestionSett
         raise UserError("There is no chunk to ask about. Run 01_build_corpus first, or check its input files.")
     template = getattr(template, "template", template)
     texts = {node.node_id: node.get_content(metadata_mode=MetadataMode.NONE) for node in nodes}
+    examples = settings.examples
     if learns_from_corpus(llm):
-        llm = llm.model_copy().fit(texts.values())
+        llm = llm.model_copy(update={"examples": examples} if examples else None).fit(texts.values())
+        examples = ()  # a writer learns from them, it reads none
     signature, number = llm_signature(llm), settings.num_questions_per_chunk
     skipped, requests, by_text = {}, {}, {}
     for chunk_id, text in texts.items():
@@ -78,7 +80,7 @@ def make_plan(nodes: "Sequence[BaseNode]", llm, template, settings: QuestionSett
             skipped[chunk_id] = reason
             continue
         if text not in by_text:
-            prompt = render_prompt(template, text, number, settings.language, settings.seed)
+            prompt = render_prompt(template, text, number, settings.language, settings.seed, examples)
             by_text[text] = Request(content_hash(prompt, signature, str(number), length=32), prompt)
         requests[chunk_id] = by_text[text]
     headers = {node.node_id: node.metadata["header"] for node in nodes if node.metadata.get("header")}

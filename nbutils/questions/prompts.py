@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib.util
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from nbutils.core import UserError
@@ -13,6 +14,10 @@ QUESTION_STYLES = (
     "a plain question in everyday words",
     "a question about one specific figure, date, name or term, saying whose and of when",
     "a question in other words than the passage's: synonyms, general terms, abbreviations spelt out",
+)
+
+EXAMPLES_INTRODUCTION = (
+    "of the kinds, the length and the manner of these, which people have really typed (but never one of these again):"
 )
 
 DEFAULT_QA_GENERATE_PROMPT_TMPL = """\
@@ -83,10 +88,18 @@ def prompt_by_name(name: str) -> str:
     return name
 
 
-def render_prompt(template: str, text: str, num_questions: int, language: str | None = None, seed: int = 0) -> str:
+def render_prompt(
+    template: str,
+    text: str,
+    num_questions: int,
+    language: str | None = None,
+    seed: int = 0,
+    examples: Sequence[str] = (),
+) -> str:
     """Fill a template. Braces that are no placeholder stay as they are; `{{` and `}}` give single ones.
 
-    Which of `QUESTION_STYLES` a chunk is asked for depends on its text and the seed, so that each gets its share.
+    Which of `QUESTION_STYLES` a chunk is asked for depends on its text and the seed, so that each gets its share. Real
+    questions given as examples (eight are shown, others for other texts) stand in the place of the styles, or at the end.
 
     Raises:
         UserError: the template lacks `{context_str}`.
@@ -95,10 +108,16 @@ def render_prompt(template: str, text: str, num_questions: int, language: str | 
         raise UserError("qa_generate_prompt_tmpl lacks {context_str}, the place where the chunk goes. Add it.")
     start = int(hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).hexdigest(), 16)
     styles = [QUESTION_STYLES[(start + i) % len(QUESTION_STYLES)] for i in range(num_questions)]
+    shown = [examples[(start + i) % len(examples)] for i in range(min(len(examples), 8))]
+    like = "\n".join([EXAMPLES_INTRODUCTION, *(f"- {' '.join(example.split())}" for example in shown)])
+    if examples and "{question_styles}" not in template:
+        template = f"{template.rstrip()}\n\n{{question_styles}}\n"
     values = {
         "context_str": text,
         "num_questions_per_chunk": str(num_questions),
-        "question_styles": "\n".join(f"{number}. {style}" for number, style in enumerate(styles, 1)),
+        "question_styles": like
+        if examples
+        else "\n".join(f"{number}. {style}" for number, style in enumerate(styles, 1)),
         "language": language or "the language of the passage",
     }
     return _PLACEHOLDER.sub(lambda match: values[match[1]] if match[1] else match[0][0], template)

@@ -122,7 +122,8 @@ class QuestionSettings(Settings):
         on_failure: "continue" leaves a failed chunk without questions, "fail" stops at the first.
         save_every: chunks between two saves of the dataset.
         concurrency: calls at a time.
-        timeout: seconds to wait for one reply.
+        timeout: seconds to wait for one reply; by default the LLM's own time-out.
+        llm_options: of the LLM that a name stands for, as in `nbutils.questions.llms.resolve_llm`.
         stop_after: chunks that failed in a row before everything stops.
         language: what `{language}` in the prompt stands for, "German" for example; by default the chunk's own.
         filters: a `Filters`, its fields as a mapping, or None for no filter at all.
@@ -133,6 +134,7 @@ class QuestionSettings(Settings):
         store: the file of answers; by default `answers.sqlite` beside the dataset. One machine at a time may use it.
         shared: a folder of answers that runs on this machine share: what another run has asked, or is asking, is not
             asked again.
+        examples: a handful of real questions, whose kinds, lengths and manner those written shall have.
         seed: for the choice of styles, the order under a budget, and the jitter of waits.
     """
 
@@ -141,7 +143,8 @@ class QuestionSettings(Settings):
     on_failure: Literal["continue", "fail"] = "continue"
     save_every: int = Field(500, ge=1)
     concurrency: int = Field(8, ge=1)
-    timeout: float = Field(120.0, gt=0)
+    timeout: float | None = Field(None, gt=0)
+    llm_options: dict = Field(default_factory=dict)
     stop_after: int = Field(5, ge=1)
     language: str | None = None
     filters: Filters | None = Filters()
@@ -151,6 +154,7 @@ class QuestionSettings(Settings):
     store: Path | None = None
     shared: Path | None = None
     seed: int = 0
+    examples: tuple[str, ...] = ()
 
     @property
     def applied_filters(self) -> Filters:

@@ -13,9 +13,7 @@ from pathlib import Path
 import psutil
 from tenacity import retry, retry_if_exception_message, stop_after_delay, wait_random
 
-from nbutils.core import UserError
-
-_NETWORK = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "fuse.sshfs", "glusterfs", "davfs")
+from nbutils.core import UserError, database_path
 
 
 @dataclass
@@ -78,10 +76,11 @@ class AnswerStore:
             mode = "WAL"
             if path != ":memory:":
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
-                if network := _network_file_system(Path(path)):
+                if database_path(Path(path).parent, Path(path).name).name != Path(path).name:
                     mode = "DELETE"
                     if not optional:
-                        warnings.warn(f"{path} is on {network}: let one machine at a time use it.", stacklevel=2)
+                        where = "a network file system"
+                        warnings.warn(f"{path} is on {where}: let one machine at a time use it.", stacklevel=2)
             self._connection = self._open(mode)
 
     @retry(
@@ -189,13 +188,3 @@ def _process(number: int | str) -> str:
         if process.status() != psutil.STATUS_ZOMBIE:
             return f"{socket.gethostname()}/{number}/{process.create_time()}"
     return "nobody"
-
-
-def _network_file_system(path: Path) -> str:
-    """Return the type of the network file system that holds a path, or an empty string."""
-    path, best = path.absolute(), ("", "")
-    with contextlib.suppress(OSError, psutil.Error):
-        for partition in psutil.disk_partitions(all=True):
-            if path.is_relative_to(partition.mountpoint) and len(partition.mountpoint) >= len(best[0]):
-                best = (partition.mountpoint, partition.fstype)
-    return best[1] if best[1].lower().startswith(_NETWORK) else ""

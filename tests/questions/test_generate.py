@@ -25,6 +25,7 @@ from question_helpers import (
 from nbutils.core import UserError
 from nbutils.questions.generate import generate_qa_embedding_pairs
 from nbutils.questions.prompts import (
+    QUESTION_STYLES,
     documented_prompt,
 )
 from nbutils.questions.settings import Filters
@@ -201,3 +202,21 @@ def wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
             pass
         time.sleep(0.25)
     pytest.fail("transformers serve did not come up within a minute")
+
+
+def test_examples_are_asked_with_and_never_taken_for_an_answer(out):
+    with serving(
+        fault=lambda call, prompt: Fault(text=f"1. Who owns Uber?\n2. {QUESTION_STYLES[0].title()}\n3. Who picks figs?")
+    ) as server:
+        for examples in ((), ("who owns uber",)):
+            dataset = generate_qa_embedding_pairs(
+                make_nodes(1),
+                make_llm(server.url),
+                num_questions_per_chunk=3,
+                output_path=out,
+                examples=examples,
+                verbose=False,
+            )
+        assert server.calls == 2 and "who owns uber" in server.bodies[1]["messages"][-1]["content"]
+    assert list(dataset.queries.values()) == ["Who picks figs?"]
+    assert dataset.account.filters["filter"].tolist() == ["repeats the prompt"]

@@ -253,3 +253,49 @@ def test_any_text_gives_clean_lines_and_never_too_many(text, number):
 def test_any_prompt_can_be_read(prompt):
     text, number = read_prompt(prompt)
     assert text in prompt and 1 <= number <= 100
+
+
+def test_real_questions_set_the_share_of_keywords_and_the_lengths(corpus):
+    def written(examples):
+        writer = OfflineQuestionWriter.for_corpus(corpus, examples=examples)
+        return [query for text in corpus for query in writer.questions(text, 2)]
+
+    short = written(("filter price", "spare pump Oslo", "warehouse lease", "turbine sales"))
+    full = written(("What does the filter of the machine cost?", "How do I lease a warehouse in Oslo for a year?"))
+    assert all(len(query.split()) <= 3 for query in short if not query.endswith("."))
+    assert sum(query.endswith(".") for query in short) < 0.2 * len(short)
+    assert sum(query.endswith(".") for query in full) > 0.9 * len(full)
+    assert max(len(query.split()) for query in full) <= 12
+
+
+def test_a_title_without_a_dot_is_no_part_of_the_sentence_after_it(corpus):
+    text = (
+        "Your Choices We keep the gaskets for nine years. Sales of Pumps and Valves If you return a pump, we repair it."
+    )
+    assert all_sentences(text, tuple(corpus)) == {
+        "We keep the gaskets for nine years.",
+        "If you return a pump, we repair it.",
+    }
+
+
+def test_german_words_with_a_capital_within_sentences_are_no_beginning_of_one():
+    text = (
+        "Die Filter der Maschine sollten Sie jedes Jahr wechseln. Den Händlern nennen Sie bitte die Nummer der Pumpe."
+    )
+    assert all_sentences(text) == set(re.split(r"(?<=\.)\s", text))
+
+
+def test_words_that_occur_everywhere_but_never_come_in_bursts_are_no_keywords():
+    rng = random.Random(1)
+    terms = sorted({"".join(rng.choices("bdfgklmnprst", k=4)) + rng.choice("aeiou") + "x" for _ in range(250)})
+    dull = ["alsoly", "providesome", "variously"]
+    texts = []
+    for _ in range(300):
+        topics = rng.sample(terms, 8)
+        texts.append(
+            " ".join(f"The {a} {rng.choice(['in', *dull])} the {b} of the {a}." for a in topics[:4] for b in topics[4:])
+        )
+    texts = [re.sub(rf"({'|'.join(dull)})(?=.*\1)", "in", text) for text in texts]  # once a text
+    writer = OfflineQuestionWriter.for_corpus(texts, kinds=("keywords",))
+    queries = [query for text in texts for query in writer.questions(text, 2) if not query.endswith(".")]
+    assert queries and not any(word in query.split() for query in queries for word in dull)

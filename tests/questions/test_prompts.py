@@ -4,6 +4,7 @@ from question_helpers import make_nodes
 
 from nbutils.questions.prompts import (
     DEFAULT_QA_GENERATE_PROMPT_TMPL,
+    QUESTION_STYLES,
     documented_prompt,
     render_prompt,
 )
@@ -27,3 +28,13 @@ def test_all_styles_get_their_share():
         < 130
     )
     assert render_prompt(DEFAULT_QA_GENERATE_PROMPT_TMPL, "x", 6).count("a few search keywords") in (1, 2)
+
+
+def test_examples_take_the_place_of_the_styles_and_are_part_of_the_prompt():
+    shown = ["who owns uber", "What is {context_str}?"]
+    own = "Ask {num_questions_per_chunk} about\n{context_str}"
+    for template in (DEFAULT_QA_GENERATE_PROMPT_TMPL, own):
+        prompt = render_prompt(template, "A text.", 2, examples=shown)
+        assert all(f"- {example}\n" in prompt for example in shown)
+        assert QUESTION_STYLES[0] not in prompt and prompt.count("A text.") == 1
+    assert "who owns" not in render_prompt(own, "A text.", 2)

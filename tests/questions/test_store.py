@@ -124,7 +124,10 @@ def test_a_network_file_system_is_named(out, monkeypatch):
         mountpoint, fstype = str(out.parent), "nfs4"
 
     monkeypatch.setattr("psutil.disk_partitions", lambda all: [Mount])
-    with serving() as server, pytest.warns(UserWarning, match="is on nfs4: let one machine at a time use it"):
+    with (
+        serving() as server,
+        pytest.warns(UserWarning, match="is on a network file system: let one machine at a time use it"),
+    ):
         generate_qa_embedding_pairs(make_nodes(1), make_llm(server.url), output_path=out, verbose=False)
 
 

@@ -1,0 +1,242 @@
+"""The sentences of a text that read well, and the phrases that tell what it is about.
+
+Nothing here knows a subject. What a word weighs, which sentences are headers and footers, and which dots end no
+sentence is learnt from the corpus; only the stop words come from a list (that of the package bm25s).
+"""
+
+import functools
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+LONGEST = 24  # words in a query
+LONGEST_PHRASE = 4
+MOST_KEYWORDS = 7
+SEEN = 5  # texts that must hold a word before it is judged
+WEAK = 0.15  # burst of "also" and "provide" in most corpora; of terms 0.3 and more
+
+_LETTERS = r"[^\s\d\x00-@\[-`{-¿×÷।॥\u2000-\u2bff\u3000-\u303f\ufe00-\uffff]+"  # \w lacks the vowel signs of Hindi
+_WORD = re.compile(rf"{_LETTERS}(?:[-'’&]{_LETTERS})*")
+_TOKEN = re.compile(rf"{_WORD.pattern}|\d[\w.,]*|[^\w\s]")
+_BULLET = re.compile(r"[•●▪■◦☒☐►✓·|\ue000-\uf8ff]+|\.(?:\s?\.){2,}|_{2,}")
+_NUMBERING = re.compile(r"^(?:[\W_]*(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,4})[.)]|[-–—*]+)\s+")
+_FUSED = re.compile(r"(?<=[^\W\d_][^\W\d_])([.!?])(?=[A-Z][a-z])")
+_END = re.compile(r"([.!?…।؟]+)[\"”’»)\]]*\s+(?=[\"“«(¿¡]*([^\W_]))")
+_INNER = re.compile(r"\b[a-zß-ÿ]+ ([A-ZÀ-Þ]\w+) [a-zß-ÿ]")
+_JOINED = re.compile(r"[^\W\d_][.!?;][\dA-Z]|[a-z]{2}[A-Z]|\d[a-z]{3}|://|www\.|[\ufffd\x00-\x1f]")
+
+
+@functools.cache
+def _stop_lists() -> list[frozenset[str]]:
+    from bm25s import stopwords
+
+    names = [name for name in dir(stopwords) if name.startswith("STOPWORDS_") and name != "STOPWORDS_EN"]
+    return [frozenset(word.casefold() for word in getattr(stopwords, name)) for name in sorted(names)]
+
+
+def _stop_words(counts: Counter) -> frozenset[str]:
+    """Return the stop words of the language whose stop words are the most frequent among words counted."""
+    return max(_stop_lists(), key=lambda stop: sum(counts[word] for word in stop))
+
+
+@functools.lru_cache(maxsize=64)
+def _blocks(text: str) -> list[str]:
+    """Return paragraphs and single lines: a line of full width goes on in the next, a short one only in lower case."""
+    lines = [line for part in _BULLET.split(text) for line in [*part.split("\n"), ""]]
+    width = 0.7 * sorted(map(len, lines))[int(0.9 * len(lines))]
+    blocks, block, last = [], "", ""
+    for line in map(str.strip, lines):
+        goes_on = block and line and (line[0].islower() or len(last) >= width)
+        if not goes_on and block:
+            blocks.append(block)
+        block = f"{block} {line}" if goes_on else line
+        last = line
+    return [*blocks, block] if block else blocks
+
+
+@dataclass
+class Wording:
+    """What is learnt from the texts of a corpus; without any, what a text alone says counts."""
+
+    size: int = 0
+    frequency: Counter = field(default_factory=Counter)  # number of texts that hold a word
+    times: Counter = field(default_factory=Counter)  # how often a word occurs
+    lower: frozenset[str] = frozenset()  # words that occur in lower case
+    commonest: frozenset[str] = frozenset()  # stop words, and words that every other text holds
+    repeated: frozenset[str] = frozenset()  # sentences of more than two texts: headers, footers, phrases of a form
+    abbreviations: frozenset[str] = frozenset()  # words that a dot may follow within a sentence
+    openers: frozenset[str] = frozenset()  # stop words that have a capital only where a sentence begins
+    weak: float = -1.0  # words that come together less than this tell nothing
+    weights: dict[str, float] = field(default_factory=dict)  # of words already weighed
+    longest: int = LONGEST  # words in a sentence
+    most_keywords: int = MOST_KEYWORDS
+    keyword_share: float = 0.5
+
+    @classmethod
+    def of(cls, texts: list[str]) -> "Wording":
+        frequency, cased, inner, abbreviations = Counter(), Counter(), Counter(), set()
+        for text in texts:
+            words = Counter(_WORD.findall(text))
+            cased.update(words)
+            frequency.update({word.casefold() for word in words})
+            inner.update(_INNER.findall(text))
+            abbreviations.update(re.findall(r"(?<![\w.])([^\W\d_]+)\.\s+(?=[a-z,])", text))
+        times = Counter()
+        for word, count in cased.items():
+            times[word.casefold()] += count
+        stop = _stop_words(frequency)
+        common = {word for word, count in frequency.items() if len(texts) > 20 and count > len(texts) / 2}
+        wording = cls(
+            len(texts), frequency, times,
+            lower=frozenset(word for word in cased if word.islower()),
+            commonest=frozenset(common | stop),
+            abbreviations=frozenset(abbreviations),
+            openers=frozenset(word for word in cased if word.casefold() in stop and 5 * inner[word] < cased[word]),
+        )  # fmt: skip
+        bursts = sorted(wording.burst(word) for word, count in frequency.items() if count >= SEEN)
+        if len(bursts) > 200 and bursts[3 * len(bursts) // 4] > WEAK:  # else the texts are too short or too few to tell
+            wording.weak = WEAK
+        found = Counter(sentence for text in texts for sentence in set(wording.sentences(text)))
+        wording.repeated = frozenset(sentence for sentence, count in found.items() if count > 2)
+        return wording
+
+    def learn_style(self, examples: Iterable[str]) -> None:
+        """Take over how many of these questions are keywords (few stop words, no mark at the end), and their lengths."""
+        split = [_WORD.findall(example.casefold()) for example in examples]
+        stop = _stop_words(Counter(word for words in split for word in words))
+        lengths: dict[bool, list[int]] = {True: [], False: []}
+        for example, words in zip(examples, split, strict=True):
+            few = sum(word in stop for word in words) <= 0.25 * len(words)
+            lengths[few and example.rstrip()[-1:] not in "?.!؟？。"].append(len(words))
+        self.keyword_share = len(lengths[True]) / len(split)
+        self.longest = min(LONGEST, max([*lengths[False], 12]))
+        self.most_keywords = min(MOST_KEYWORDS, max([*lengths[True], 2]))
+
+    def sentences(self, text: str) -> list[str]:
+        """Return the text's sentences, as they stand in it but for line breaks, and what is left between them."""
+        found = []
+        for block in _blocks(text):
+            block, start = _FUSED.sub(r"\1 ", " ".join(block.split())), 0
+            for end in _END.finditer(block):
+                before = re.search(r"[^\W_]*$", block[max(start, end.start() - 20) : end.start()])[0]
+                short = end[1] == "." and (len(before) < 2 or (len(before) < 4 and before.istitle()))
+                if not (end[2].islower() or end[2].isdigit() or short or before in self.abbreviations):
+                    found.append(block[start : end.end()])
+                    start = end.end()
+            found.append(block[start:])
+        return [sentence.strip() for sentence in found]
+
+    def without_heading(self, sentence: str) -> str:
+        """Return a sentence without a number or title that stands before it with no dot ("Your Choices We keep what you …")."""
+        sentence = _NUMBERING.sub("", sentence)
+        words = sentence.split()
+        for i, word in enumerate(words[1:10], 1):
+            if word in self.openers and word.istitle() and words[i + 1 : i + 2] and words[i + 1][0].islower():
+                title = [before[0].isupper() for before in words[:i] if before.casefold() not in self.commonest]
+                if title and sum(title) >= 0.75 * len(title) and words[i - 1][-1] not in ",:;(":
+                    return " ".join(words[i:])
+        return sentence
+
+    def reads_well(self, sentence: str) -> bool:
+        """Whether a sentence is whole, and neither a heading nor a line of a table."""
+        words = sentence.split()
+        if not 5 <= len(words) <= self.longest or _JOINED.search(sentence):
+            return False
+        if sentence.lstrip('"“«(¿¡')[:1].islower() or not re.search(r"[^\s.][.!?…।؟]+[\"”’»)\]]*$", sentence):
+            return False
+        if any(sentence.count(a) != sentence.count(b) for a, b in ("()", "[]", "“”", "«»")) or sentence.count('"') % 2:
+            return False
+        letters = (len(words) + sum(map(len, _WORD.findall(sentence)))) / len(sentence)
+        figures = sum(any(map(str.isdigit, word)) for word in words) / len(words)
+        shouted = sum(len(word) > 1 and word.isupper() for word in words) / len(words)
+        capital = sum(word[0].isupper() for word in words) / len(words)
+        title = len(words) < 13 and not self.commonest.isdisjoint(words)  # names without such words are no sentence
+        if letters < 0.85 or figures > 0.2 or shouted > 0.2 or (capital > 0.5 and not title):
+            return False
+        return not any(map(self.is_run_together, _WORD.findall(sentence)))
+
+    def is_run_together(self, word: str) -> bool:
+        """Whether a rare word is two far more common ones: a lost space."""
+        word, count = word.casefold(), self.frequency
+        return self.size > 20 and count[word] < 3 and any(
+            5 * count[word] <= min(count[word[:i]], count[word[i:]]) for i in range(1, len(word))
+        )  # fmt: skip
+
+    def burst(self, word: str) -> float:
+        """Return how much more a word (in lower case) comes together in few texts than if it were spread by chance.
+
+        Source: residual inverse document frequency; Church, Gale: Inverse Document Frequency, WVLC 1995.
+        """
+        texts = self.frequency[word]
+        return math.log2((1 - math.exp(-self.times[word] / self.size)) * self.size / texts) if texts else 0.5
+
+    def weight(self, word: str) -> float:
+        """Return how much a word in lower case tells about a text: 0 for stop words and for words such as "provide" and
+        "also", which occur in many texts but, unlike terms, hardly ever twice in one."""
+        if word not in self.weights:
+            burst = self.burst(word) if self.size else 0.5
+            weak = self.frequency[word] >= SEEN and burst < self.weak
+            dull = weak or word in self.commonest or self.is_run_together(word)
+            rare = math.log((self.size + 2) / (self.frequency[word] + 1)) or 1.0
+            self.weights[word] = 0.0 if dull else rare * (0.5 + min(max(burst, 0), 1))
+        return self.weights[word]
+
+    def sentence_queries(self, text: str, rng: random.Random) -> Iterator[str]:
+        """Yield the sentences that read well, in random order."""
+        found = list(dict.fromkeys(self.sentences(text)))
+        for sentence in rng.sample(found, len(found)):
+            if sentence not in self.repeated and self.reads_well(whole := self.without_heading(sentence)):
+                yield whole
+
+    def phrases(self, text: str) -> dict[tuple[str, ...], float]:
+        """Return the runs of words that tell something, in the order of the text, with their weights."""
+        tokens = [token for block in _blocks(text) for token in [*_TOKEN.findall(block), "."]]
+        words = Counter(map(str.casefold, tokens))
+        stop = frozenset() if self.size else _stop_words(words)
+        tells = {
+            word: len(word) > 1 and not word[0].isdigit() and word not in stop and self.weight(word) for word in words
+        }
+        runs, times, run = {}, Counter(), []
+        for token in tokens:
+            if tells[token.casefold()]:
+                run.append(token)
+            elif run:
+                for part in [run] if len(run) <= LONGEST_PHRASE else zip(run):
+                    key = tuple(map(str.casefold, part))
+                    runs.setdefault(key, tuple(part))
+                    times[key] += 1
+                run = []
+        weights = {}
+        for key, run in runs.items():
+            known = not self.size or all(self.frequency[word] > 1 or words[word] > 1 for word in key)
+            if known and sum(map(len, run)) > 3 and not _JOINED.search(" ".join(run)):
+                told = sum(tells[word] for word in key) / len(key)
+                weights[run] = told * (1 + math.log(times[key])) * (1 if len(run) > 1 else 0.5)
+        return weights
+
+    def cased(self, run: tuple[str, ...]) -> str:
+        """Return a run of words in lower case, unless it is or holds a name."""
+        lowered = [word.lower() for word in run]
+        name = any(word[0].isupper() for word in run[1:]) and not all(map(str.isupper, run))
+        return " ".join(run if name or not self.lower.issuperset(lowered) else lowered)
+
+    def keyword_queries(self, text: str, rng: random.Random) -> Iterator[str]:
+        """Yield one to three phrases at a time that stand near each other, in the order of the text: first one of the
+        heaviest, heavy ones more often, then its heaviest neighbours."""
+        weights = self.phrases(text)
+        order = {phrase: position for position, phrase in enumerate(weights)}
+        in_order = list(weights)
+        best = sorted(weights, key=lambda phrase: (-weights[phrase], phrase))[: min(10, max(4, len(weights) // 2))]
+        for first in sorted(best, key=lambda phrase: -(rng.random() ** (1 / max(weights[phrase], 1e-9) ** 2))):
+            near = in_order[max(order[first] - 3, 0) : order[first] + 4]
+            chosen = [first]
+            for phrase in sorted(near, key=lambda phrase: -weights[phrase]):
+                words = " ".join(word for part in [*chosen, phrase] for word in part).casefold().split()
+                light = weights[phrase] < 0.3 * weights[first]
+                if len(words) == len(set(words)) <= self.most_keywords and len(chosen) < 3 and not light:
+                    chosen.append(phrase)
+            if sum(map(len, chosen)) > 1:
+                yield " ".join(map(self.cased, sorted(chosen, key=order.__getitem__)))
