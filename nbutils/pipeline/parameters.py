@@ -18,9 +18,9 @@ from nbutils.core import UserError, first_line, project_folder
 from nbutils.corpus.files import find_files, is_url, resolve
 
 CHAIN_NOTEBOOKS = ("01_build_corpus", "02_generate_questions", "03_finetune_embedding", "04_evaluate_models")
-FILE_PARAMETERS = ("TRAIN_FILES", "VAL_FILES", "PAIRS", "GOLD_QUESTIONS")
+FILE_PARAMETERS = ("TRAIN_FILES", "VAL_FILES", "PAIRS", "EXAMPLE_QUESTIONS", "GOLD_QUESTIONS")
 CHOICES = {
-    "ENGINE": ("nbutils", "llama-index"),
+    "ENGINE": ("nbutils", "adapter", "llama-index"),
     "ON_UNREADABLE": ("skip", "fail"),
     "BAD_ROWS": ("fail", "skip"),
     "TRAIN_ON": ("all", "train"),
@@ -225,7 +225,7 @@ def check_together(values: Mapping[str, Any]) -> None:
                 find_files(values[name])
         except UserError as error:
             mistakes.append(f"{name}: {error}")
-    for name in ("PAIRS", "GOLD_QUESTIONS"):
+    for name in ("PAIRS", "EXAMPLE_QUESTIONS", "GOLD_QUESTIONS"):
         if values[name] not in ("", "auto") and not Path(resolve(values[name])).is_file():
             mistakes.append(f"{name}: there is no file {values[name]}.")
     if not values["QUESTIONS_PER_CHUNK"] and not values["PAIRS"]:

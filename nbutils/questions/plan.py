@@ -76,7 +76,7 @@ def make_plan(nodes: "Sequence[BaseNode]", llm, template, settings: QuestionSett
     signature, number = llm_signature(llm), settings.num_questions_per_chunk
     skipped, requests, by_text = {}, {}, {}
     for chunk_id, text in texts.items():
-        if reason := skip_reason(text, settings.applied_filters):
+        if reason := skip_reason(text, settings.applied_filters) if number else "not asked about":
             skipped[chunk_id] = reason
             continue
         if text not in by_text:

@@ -117,7 +117,7 @@ class QuestionSettings(Settings):
     """Everything about asking but the chunks, the LLM and the prompt.
 
     Args:
-        num_questions_per_chunk: questions to ask for.
+        num_questions_per_chunk: questions to ask for; 0 asks about no chunk.
         retry_limit: tries per chunk before it has failed.
         on_failure: "continue" leaves a failed chunk without questions, "fail" stops at the first.
         save_every: chunks between two saves of the dataset.
@@ -138,7 +138,7 @@ class QuestionSettings(Settings):
         seed: for the choice of styles, the order under a budget, and the jitter of waits.
     """
 
-    num_questions_per_chunk: int = Field(2, ge=1)
+    num_questions_per_chunk: int = Field(2, ge=0)
     retry_limit: int = Field(7, ge=1)
     on_failure: Literal["continue", "fail"] = "continue"
     save_every: int = Field(500, ge=1)

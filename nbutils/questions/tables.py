@@ -50,6 +50,18 @@ def find_table(name: str, files: Sequence[str], beside: str) -> Path | None:
     return next((folder / beside for folder in folders if (folder / beside).is_file()), None)
 
 
+def read_questions(path: str | Path) -> list[str]:
+    """Return the questions of a table (one with a column `question`), or the lines of a text file; [] for no path."""
+    if not path:
+        return []
+    if Path(path).suffix.lower() == ".txt":
+        return [line.strip() for line in _decoded(Path(path).read_bytes(), Path(path)).splitlines() if line.strip()]
+    found = [row.cell("question") for _, row in read_table(path)[0]]
+    if not any(found):
+        raise UserError(f"{path} holds no question. It needs a column 'question'.")
+    return [question for question in found if question]
+
+
 def read_table(path: str | Path) -> tuple[list[tuple[int, Row]], dict[int, str]]:
     """Return the filled rows of a table, each with its number, and what is wrong with the others: number -> reason.
 
