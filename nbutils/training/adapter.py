@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from nbutils.models.names import DEFAULT_MODEL, resolve_embed_model
 from nbutils.models.vectors import EmbeddingCache, Kind, model_fingerprint, unit
 from nbutils.training.batches import Shuffle
 from nbutils.training.card import lineage
+from nbutils.training.engine import BASE_KEPT
 from nbutils.training.loss import GroupedRankingLoss
 from nbutils.training.options import NOT_IN_RECIPE, TrainingOptions
 from nbutils.training.split import questions_about, search_scores, split_questions, training_pairs
@@ -30,16 +32,8 @@ USED = {
 }  # fmt: skip
 CARD = """# Adapter of {base}: a linear map of its query vectors
 
-```python
-import numpy as np
-
-weights = np.load("adapter.npy")  # chunks keep their vectors
-query = weights @ np.asarray(embedding.get_query_embedding("…"))
-```
-
-LlamaIndex: `AdapterEmbeddingModel(embedding, "this folder")` from `llama-index-embeddings-adapter`.
-
-Recipe and scores on the development split:
+numpy: `np.load("adapter.npy") @ query_vector`; chunks keep their vectors. LlamaIndex: `AdapterEmbeddingModel(embedding, folder)`
+from `llama-index-embeddings-adapter`. Recipe, and scores on the development split:
 
 ```json
 {summary}
@@ -133,6 +127,8 @@ class AdapterFinetuneEngine:
             "device": "cpu",
             "recipe": self.options.model_dump(include={*USED} - NOT_IN_RECIPE) | {"engine": "adapter"},
         }
+        if not best_epoch:
+            warnings.warn(BASE_KEPT, stacklevel=2)
         self._save((torch.eye(len(kept)) + kept).numpy())
 
     def _epochs(self, pairs: Any, queries: np.ndarray, chunks: np.ndarray, change: torch.Tensor) -> Iterator[dict]:

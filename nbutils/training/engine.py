@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nbutils.core import UserError, content_hash
+from nbutils.core import UserError, content_hash, first_line
 from nbutils.models.names import DEFAULT_MODEL, is_static, load_model, longest_input
 from nbutils.models.vectors import model_fingerprint
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 from nbutils.training.card import lineage, model_card
-from nbutils.training.folder import open_embedding, push_folder, save_folder
+from nbutils.training.folder import need_model, open_embedding, save_folder
 from nbutils.training.loss import process, processes
 from nbutils.training.options import TrainingOptions
 from nbutils.training.split import (
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from sentence_transformers import SentenceTransformer
 
+BASE_KEPT = "Fine-tuning did not beat the base model on the development split; the base model is kept."
 LENGTH_THAT_PAYS = 512  # tokens; see benchmarks/finetune_speed.py
 
 
@@ -104,7 +105,7 @@ class SentenceTransformersFinetuneEngine:
 
     @property
     def history(self) -> "pd.DataFrame":
-        """One row per step, or per ten steps on a GPU: step, seconds, epoch, loss, learning_rate, grad_norm, and the development scores.
+        """One row per step (per ten on a GPU): step, seconds, epoch, loss, learning_rate, grad_norm, development scores.
 
         Step 0 is the base model. The scores (dev_hit_rate@5, dev_mrr@10, dev_ndcg@10) stand where the model was
         evaluated, NaN elsewhere.
@@ -116,7 +117,7 @@ class SentenceTransformersFinetuneEngine:
     @property
     def checkpoint_path(self) -> Path:
         """The folder of the checkpoints."""
-        return self.model_output_path.with_name(self.model_output_path.name + "_checkpoints")
+        return self.model_output_path.with_name(f"{self.model_output_path.name}_checkpoints")
 
     @property
     def dev_dataset(self) -> EmbeddingQAFinetuneDataset | None:
@@ -168,19 +169,17 @@ class SentenceTransformersFinetuneEngine:
             self.save()
             with contextlib.suppress(OSError):
                 self.checkpoint_path.rmdir()  # the trainer makes it even where nothing is saved
-            if warning := _warning(self.model, self.dataset, self._dev, self.summary):
-                warnings.warn(warning, stacklevel=2)
+            if self.summary["kept"] == "base":
+                warnings.warn(BASE_KEPT, stacklevel=2)
 
     def _teacher(self) -> "SentenceTransformer":
         """Return the model whose cosines give the soft labels."""
-        name = self.options.teacher
-        if name is None or self.options.loss is not None or self.options.soft_labels == 1:
-            return self.model
+        options, model = self.options, self.model
+        if options.teacher is None or options.loss is not None or options.soft_labels == 1:
+            return model
+        given = {"device": str(model.device), "trust_remote_code": options.trust_remote_code}
         try:
-            return load_model(
-                name, max_seq_length=self.model.max_seq_length, device=str(self.model.device),
-                trust_remote_code=self.options.trust_remote_code,
-            )  # fmt: skip
+            return load_model(options.teacher, max_seq_length=model.max_seq_length, **given)
         except UserError as error:
             raise UserError(f"teacher: {error}") from error
 
@@ -254,7 +253,17 @@ class SentenceTransformersFinetuneEngine:
         Raises:
             UserError: there is no model yet, or the hub refuses it or cannot be reached.
         """
-        return push_folder(self.model_output_path, repo_id, private, token)
+        from huggingface_hub import HfApi
+
+        need_model(self.model_output_path)
+        api = HfApi(token=token)
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=self.model_output_path))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"Cannot push to {repo_id}: {first_line(error)}. Check the name, the network and the token."
+            ) from error
 
     def get_finetuned_model(self, **model_kwargs: Any) -> "BaseEmbedding":
         """Return the written model as a LlamaIndex embedding with the prompts it was trained with.
@@ -290,15 +299,3 @@ def _fingerprint(models: list["SentenceTransformer"], dataset: Any, options: Tra
         [m.prompts for m in models],
     ]
     return content_hash(json.dumps(contents, default=str), *map(model_fingerprint, models))
-
-
-def _warning(model: "SentenceTransformer", dataset: Any, dev: list[str], summary: dict[str, Any]) -> str:
-    """Return what is to be said if the base was kept, or if what was written is not what was chosen."""
-    best = summary["best"].get(DEV_SCORE)
-    if summary["kept"] == "base":
-        return "Fine-tuning did not beat the base model on the development split; the base model is kept."
-    if best is not None and summary["best_step"] < summary["steps"]:
-        now = search_scores(model, dataset, dev)["ndcg@10"]
-        if abs(now - best) > 0.01:
-            return f"The model that was written scores {now:.3f} (nDCG@10) where it scored {best:.3f} in training."
-    return ""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sentence_transformers import SentenceTransformer
 
-from nbutils.core import UserError, atomic_path, first_line
+from nbutils.core import UserError, atomic_path
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -44,31 +44,17 @@ def _in_the_older_form(folder: Path, max_seq_length: int) -> None:
     (folder / "sentence_bert_config.json").write_text(json.dumps(settings, indent=2))
 
 
-def push_folder(folder: Path, repo_id: str, private: bool, token: str | None) -> str:
-    """Upload a model's folder to a Hugging Face hub and return its address."""
-    from huggingface_hub import HfApi
-
-    _need_model(folder)
-    api = HfApi(token=token)
-    try:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"Cannot push to {repo_id}: {first_line(error)}. Check the name, the network and the token."
-        ) from error
-
-
 def open_embedding(folder: Path, **options: Any) -> "BaseEmbedding":
     """Return the model in a folder as a LlamaIndex embedding with the prompts it was trained with."""
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
-    _need_model(folder)
+    need_model(folder)
     prompts = json.loads((folder / "config_sentence_transformers.json").read_text())["prompts"]
     known = {"query_instruction": prompts.get("query") or None, "text_instruction": prompts.get("document") or None}
     return HuggingFaceEmbedding(model_name=str(folder), **(known | options))
 
 
-def _need_model(folder: Path) -> None:
+def need_model(folder: Path) -> None:
+    """Raise a UserError where a folder holds no model."""
     if not (folder / "config_sentence_transformers.json").exists():
         raise UserError(f"There is no model in {folder} yet. Run finetune() first.")

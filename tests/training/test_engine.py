@@ -16,7 +16,6 @@ from transformers import TrainerCallback
 
 from nbutils.core import UserError
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
-from nbutils.training import engine as engine_module
 from nbutils.training.engine import SentenceTransformersFinetuneEngine
 from nbutils.training.options import TrainingOptions
 from nbutils.training.split import search_scores
@@ -223,23 +222,6 @@ def test_a_base_in_half_precision_is_trained_in_full(tiny, dataset, tmp_path):
     engine.finetune()
     assert {value.dtype for value in engine.model.parameters()} == {torch.float32}
     assert {value.dtype for value in SentenceTransformer(str(tmp_path / "out")).parameters()} == {torch.float32}
-
-
-def test_a_model_that_does_not_come_back_as_chosen_is_written_and_named(tiny, dataset, tmp_path, monkeypatch):
-    engine = SentenceTransformersFinetuneEngine(
-        dataset, tiny, tmp_path / "out", **OPTIONS | {"learning_rate": 3e-2, "epochs": 6, "patience": 0}
-    )
-    train = engine_module.Trainer.release
-
-    def spoil(trainer):
-        train(trainer)
-        for weights in engine._recorder.best_weights.values():
-            weights.zero_()
-
-    monkeypatch.setattr(engine_module.Trainer, "release", spoil)
-    with pytest.warns(UserWarning, match="was written scores"):
-        engine.finetune()
-    assert (tmp_path / "out" / "modules.json").exists()
 
 
 def test_nothing_is_switched_for_the_whole_process(tiny, dataset, tmp_path):
