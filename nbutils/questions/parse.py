@@ -243,19 +243,12 @@ def _plain_items(lines: list[str]) -> list[str]:
     titles = [line for line in filled if _TITLE.match(line)]
     titles = [line for line in titles if not _asks(line)] if len(titles) < len(filled) else []
     items: list[str] = []
-    joinable = False
     for line in lines:
         plain = re.sub(r"^#+\s+", "", line.strip())
         heading = filled[1:] and line == filled[0] and re.search(r"\bquestions (?:on|about|for|based)\b[^?]*$", plain)
-        if not plain or heading or line in titles or _is_chatter(plain) or _NOT_A_QUESTION.match(plain.strip("*_ ")):
-            joinable = False
-        elif (
-            joinable and _asks(plain) and items[-1][:1].isupper() and plain[:1].islower() and _is_cut(items[-1], plain)
-        ):
-            items[-1] = f"{items[-1]} {plain}"
-        else:
+        left_out = heading or line in titles or _is_chatter(plain) or _NOT_A_QUESTION.match(plain.strip("*_ "))
+        if plain and not left_out:
             items.append(_without_label(plain))
-            joinable = True
     return items
 
 
@@ -269,11 +262,6 @@ def _goes_on(item: str, line: str) -> bool:
         return False
     whole = item.rstrip("*_\"”»' ").endswith((*_STOPS, ";"))
     return line[:1].isspace() or (not whole and (not line[:1].isupper() or _asks(line)))
-
-
-def _is_cut(before: str, line: str) -> bool:
-    asking = r"(?:who|whose|what|why|how|when|which|where)\b"
-    return not before.endswith((*_ASKS, *_STOPS, ";")) and not re.match(asking, line)
 
 
 def _is_chatter(line: str) -> bool:
@@ -312,10 +300,11 @@ def _clean(raw: str) -> str:
 
 
 def _unquoted(text: str) -> str:
+    """Return a text without the quotation marks around all of it; those of its words stay."""
     bare = text.rstrip(",;" if not text.endswith(".") else ",;.")
     if len(bare) < 3 or bare[-1] not in _QUOTES.get(bare[0], ""):
         return text
-    inner, quote = bare[1:-1], re.escape(bare[-1])
-    closed = re.search(rf"{quote}(?!\w)", inner)  # "Lyft" vs "Uber" is not quoted as a whole, "Why "Prime Time"?" is
-    opened = re.search(rf"(?<!\w){re.escape(bare[0])}(?=\w)", inner)
-    return text if closed and not (opened and opened.start() < closed.start()) else inner.strip()
+    either = f"[{re.escape(bare[0] + bare[-1])}]"
+    if re.search(rf"(?<!\w){either}|{either}(?!\w)", bare[1:-1]):  # not an apostrophe
+        return text
+    return bare[1:-1].strip()

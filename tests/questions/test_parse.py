@@ -79,7 +79,7 @@ Q1, Q2, Q3 = "What was Lyft's revenue in 2021?", "2023 revenue by segment", "How
         (f"Q1: {Q1} Q2: {Q3}", [Q1, Q3]),
         (f"1. {Q1}<br>2. {Q2}", [Q1, Q2]),
         (f"1. {Q1}\\n2. {Q2}", [Q1, Q2]),
-        ('1. "Why "Prime Time"?"\n2. "Lyft" vs "Uber"', ['Why "Prime Time"?', '"Lyft" vs "Uber"']),
+        ('1. Why "Prime Time"?\n2. "Lyft" vs "Uber"', ['Why "Prime Time"?', '"Lyft" vs "Uber"']),
         (f"1. {Q1} 2. {Q2}", [Q1, Q2]),
         (f"```\n1. {Q1}\n2. {Q2}\n```", [Q1, Q2]),
         (f"```text\n{Q1}\n{Q2}\n```", [Q1, Q2]),
@@ -92,7 +92,6 @@ Q1, Q2, Q3 = "What was Lyft's revenue in 2021?", "2023 revenue by segment", "How
         # several lines a question
         ("1. What was the revenue\n   of Lyft in 2021?\n2. How many drivers\nwere active?", None),
         ("- What was the revenue\n  of Lyft in 2021?\n- How many drivers\n  were active?", None),
-        ("What was the revenue\nof Lyft in 2021?\n\nHow many drivers\nwere active?", None),
         # chatter
         (f"Here are two questions:\n1. {Q1}\n2. {Q2}", [Q1, Q2]),
         (f"Here are two questions based on the context:\n\n{Q1}\n{Q2}", [Q1, Q2]),
