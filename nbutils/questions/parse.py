@@ -1,9 +1,8 @@
-"""From an LLM's reply to the questions in it: numbered, bulleted, labelled, quoted, in a table or in JSON, amid chatter."""
+"""From an LLM's reply to the questions in it: numbered, bulleted, labelled, quoted, or in JSON, amid chatter."""
 
 import itertools
 import json
 import re
-import unicodedata
 
 from nbutils.questions.prompts import QUESTION_STYLES
 
@@ -47,14 +46,9 @@ _MARKS = [  # what begins the items of a list; `n` counts up, or is empty
         rf"{_LEAD}[(\[]?[^\W\d_]\w{{0,12}}\s?#?(?P<n>\d{{1,2}})(?:\s\([^)]*\))?(?:\*\*)?\s*(?:[:：.)\]]|[-–—]\s|$){_TAIL}"
     ),
     re.compile(rf"{_LEAD}\(?(?P<n>[a-h])[.)](?=\s|\*|_){_TAIL}", re.IGNORECASE),
-    re.compile(rf"{_LEAD}\(?(?P<n>i{{1,3}}|i?vi{{0,3}}|i?x)[.)](?=\s|\*|_){_TAIL}", re.IGNORECASE),
-    re.compile(r"\s*(?P<n>[一二三四五六七八九十①-⑩])[、.．\s]\s*"),
-    re.compile(r"\s*#?(?P<n>\d{1,2})\s+(?=[A-ZÀ-Þ¿])"),
     re.compile(r"\s*[^\w\s\"'“„«‘「『(\[{<¿¡$€£#@&%/.…?!;:,`~|\\^=]{1,2}\s+(?:\[[ x]\]\s+)?(?P<n>)"),
-    re.compile(r"\s*[-•*](?![-•*\s])(?P<n>)"),
 ]
-_LONE = (0, 6)  # the marks that count even where they mark a single line
-_ROMAN = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x")
+_LONE = (0, 3)  # the marks that count even where they mark a single line
 _LABEL = re.compile(
     rf"{_LEAD}(?P<head>[(\[]?[^\W\d_][^:：.?？!\n]{{0,110}}?[)\]]?)(?:\*\*|__|\*|_)?\s*(?:[:：]|\s[-–—](?=\s)|$)(?:\*\*|__|\*|_)?\s*"
 )
@@ -73,7 +67,7 @@ def parse_questions(reply: str, limit: int) -> list[str]:
         return []
     found = _from_json(text)
     if found is None:
-        found = _from_table(text) or _from_lines(text)
+        found = _from_lines(text)
     cleaned = [question for raw in found if (question := _clean(raw))]
     return cleaned[: max(limit, 0)]
 
@@ -146,17 +140,6 @@ def _without_numbers(strings: list[str]) -> list[str]:
     return strings
 
 
-def _from_table(text: str) -> list[str]:
-    """Return the longest cell of each row of a Markdown table."""
-    if not re.search(r"^\s*\|?\s*:?-{2,}:?\s*\|[\s:|-]*$", text, re.MULTILINE):
-        return []
-    rows = [line.strip().strip("|").split("|") for line in text.split("\n") if "|" in line]
-    rows = [[cell.strip() for cell in row] for row in rows if re.search(r"[^\s:|-]", "".join(row))][1:]
-    columns = range(min(map(len, rows), default=0))
-    best = max(columns, key=lambda column: sum(len(row[column]) for row in rows), default=0)
-    return [row[best] for row in rows if row]
-
-
 def _from_lines(text: str) -> list[str]:
     text = re.sub(r"^\s*(?:```\w*|~~~\w*|[-=_*]{3,})\s*$", "", text, flags=re.MULTILINE)
     head, *rest = re.split(r"^\W*(?:answers|answer key|solutions|antworten|réponses)\W*$", text, flags=re.M | re.I)
@@ -191,18 +174,14 @@ def _marked(lines: list[str], kind: int) -> dict[int, str]:
             continue  # "Level 1:", "Note 1:"
         if match:
             mark = match["n"].casefold()
-            if mark in _ROMAN and kind == 3:
-                number = _ROMAN.index(mark) + 1
-            else:
-                number = int(unicodedata.numeric(mark, ord(mark) - 96)) if len(mark) == 1 else int(mark or 0)
+            number = ord(mark) - 96 if mark.isascii() and mark.isalpha() else int(mark or 0)
             first = not marked and (number < 2 or (re.match(r"\s*2[.)]\s", line) and _lines_before(lines, i)))
             if first or (marked and (number in (0, 1) or last < number <= last + 2)):
                 marked[i], last = line[match.end() :], number
-    filled = [line for line in lines if line.strip() and not _is_chatter(line)]
     if len(marked) == 1 and (kind not in _LONE or (kind == 0 and last != 2 and _lines_before(lines, min(marked)))):
         alone = kind == 1 and _KIND.match(lines[min(marked)].strip("*# [(")) and _asks(lines[min(marked)])
         marked = marked if alone else {}
-    return {} if kind in (5, 7) and len(marked) < len(filled) else marked
+    return marked
 
 
 def _lines_before(lines: list[str], index: int) -> list[str]:
@@ -264,19 +243,12 @@ def _plain_items(lines: list[str]) -> list[str]:
     titles = [line for line in filled if _TITLE.match(line)]
     titles = [line for line in titles if not _asks(line)] if len(titles) < len(filled) else []
     items: list[str] = []
-    joinable = False
     for line in lines:
         plain = re.sub(r"^#+\s+", "", line.strip())
         heading = filled[1:] and line == filled[0] and re.search(r"\bquestions (?:on|about|for|based)\b[^?]*$", plain)
-        if not plain or heading or line in titles or _is_chatter(plain) or _NOT_A_QUESTION.match(plain.strip("*_ ")):
-            joinable = False
-        elif (
-            joinable and _asks(plain) and items[-1][:1].isupper() and plain[:1].islower() and _is_cut(items[-1], plain)
-        ):
-            items[-1] = f"{items[-1]} {plain}"
-        else:
+        left_out = heading or line in titles or _is_chatter(plain) or _NOT_A_QUESTION.match(plain.strip("*_ "))
+        if plain and not left_out:
             items.append(_without_label(plain))
-            joinable = True
     return items
 
 
@@ -292,23 +264,25 @@ def _goes_on(item: str, line: str) -> bool:
     return line[:1].isspace() or (not whole and (not line[:1].isupper() or _asks(line)))
 
 
-def _is_cut(before: str, line: str) -> bool:
-    asking = r"(?:who|whose|what|why|how|when|which|where)\b"
-    return not before.endswith((*_ASKS, *_STOPS, ";")) and not re.match(asking, line)
-
-
 def _is_chatter(line: str) -> bool:
     bare = line.strip("*_#>()[]¡ ")
     speaks = (_CHATTER.match(bare) and bare.endswith((*_STOPS, ","))) or re.match(
         r"here you (?:go|are)\W*$|as an ai\b", bare, re.I
     )
     exclaims = bare.endswith(("!", "！")) and len(bare.split()) < 4
-    return bool(bare.endswith((":", "：")) or speaks or exclaims or _NOTHING.fullmatch(bare) or _OFFER.match(bare))
+    return bool(
+        bare.endswith((":", "："))
+        or bare.startswith("|")
+        or speaks
+        or exclaims
+        or _NOTHING.fullmatch(bare)
+        or _OFFER.match(bare)
+    )
 
 
 def _clean(raw: str) -> str:
     """Return a question without emphasis, quotation marks and notes around it; empty where nothing is left."""
-    text, previous = " ".join(raw.split()), None
+    text, previous = re.sub(r"^[-•–](?=[^\W\d])", "", " ".join(raw.split())), None
     while text != previous:
         previous = text
         text = re.sub(r"\*\*(?=\S)(.+?)(?<=\S)\*\*", r"\1", text).strip(" |")
@@ -326,10 +300,11 @@ def _clean(raw: str) -> str:
 
 
 def _unquoted(text: str) -> str:
+    """Return a text without the quotation marks around all of it; those of its words stay."""
     bare = text.rstrip(",;" if not text.endswith(".") else ",;.")
     if len(bare) < 3 or bare[-1] not in _QUOTES.get(bare[0], ""):
         return text
-    inner, quote = bare[1:-1], re.escape(bare[-1])
-    closed = re.search(rf"{quote}(?!\w)", inner)  # "Lyft" vs "Uber" is not quoted as a whole, "Why "Prime Time"?" is
-    opened = re.search(rf"(?<!\w){re.escape(bare[0])}(?=\w)", inner)
-    return text if closed and not (opened and opened.start() < closed.start()) else inner.strip()
+    either = f"[{re.escape(bare[0] + bare[-1])}]"
+    if re.search(rf"(?<!\w){either}|{either}(?!\w)", bare[1:-1]):  # not an apostrophe
+        return text
+    return bare[1:-1].strip()

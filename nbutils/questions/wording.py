@@ -143,7 +143,7 @@ class Wording:
     def reads_well(self, sentence: str) -> bool:
         """Whether a sentence is whole, and neither a heading nor a line of a table."""
         words = sentence.split()
-        if not 5 <= len(words) <= self.longest or _JOINED.search(sentence):
+        if not 5 <= len(words) <= LONGEST or _JOINED.search(sentence):
             return False
         if sentence.lstrip('"“«(¿¡')[:1].islower() or not re.search(r"[^\s.][.!?…।؟]+[\"”’»)\]]*$", sentence):
             return False
@@ -185,9 +185,9 @@ class Wording:
         return self.weights[word]
 
     def sentence_queries(self, text: str, rng: random.Random) -> Iterator[str]:
-        """Yield the sentences that read well, in random order."""
+        """Yield the sentences that read well, in random order, those of the length learnt from examples first."""
         found = list(dict.fromkeys(self.sentences(text)))
-        for sentence in rng.sample(found, len(found)):
+        for sentence in sorted(rng.sample(found, len(found)), key=lambda found: len(found.split()) > self.longest):
             if sentence not in self.repeated and self.reads_well(whole := self.without_heading(sentence)):
                 yield whole
 
