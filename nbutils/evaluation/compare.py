@@ -1,7 +1,5 @@
 """A comparison of models that can be believed: every metric, keyword search beside them, intervals, paired tests."""
 
-import json
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nbutils.core import UserError, first_line, progress, slug, write_atomic
+from nbutils.core import UserError, first_line, progress
 from nbutils.evaluation.documents import document_metrics
+from nbutils.evaluation.export import distinct, save_comparison
 from nbutils.evaluation.stats import statistics
 from nbutils.evaluation.walkthrough import as_model, check_top_k, embed_texts, is_service, passages, relevance
 from nbutils.models.metrics import query_metrics
@@ -101,63 +100,8 @@ class Comparison:
         return self.summary()._repr_html_()
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write the results to `folder` and return the files, each written whole.
-
-        `metrics.csv`, `differences.csv`, `contrasts.csv` and `per_query.csv` are tidy; `results.json` holds the first
-        three and the notes; `runs/SET.SYSTEM.trec` and `qrels/SET.trec` are in TREC's format for trec_eval, ranx and
-        others.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
-        folder = Path(folder)
-        tables = {"metrics": self.table, "differences": self.differences, "contrasts": self.contrasts}
-        per_query = self.per_query.assign(retrieved=self.per_query.retrieved.map(" ".join)).drop(columns="cluster")
-        written = [
-            write_atomic(folder / f"{name}.csv", frame.to_csv(index=False))
-            for name, frame in (tables | {"per_query": per_query}).items()
-        ]
-        results = {"base": self.base, "tuned": self.tuned, "human": sorted(self.human), "notes": self.notes}
-        results |= {name: json.loads(frame.to_json(orient="records")) for name, frame in tables.items()}
-        written.append(write_atomic(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False)))
-        set_files = dict(zip(self.datasets, _distinct([slug(name) for name in self.datasets]), strict=True))
-        for question_set, dataset in self.datasets.items():
-            qrels = folder / "qrels" / f"{set_files[question_set]}.trec"
-            written.append(write_atomic(qrels, trec_qrels(dataset)))
-            rankings = self.rankings[question_set]
-            for system, file in zip(rankings, _distinct([slug(name) for name in rankings]), strict=True):
-                text = trec_run(dataset, rankings[system], file)
-                written.append(write_atomic(folder / "runs" / f"{set_files[question_set]}.{file}.trec", text))
-        return written
-
-
-def _token(name: str) -> str:
-    return re.sub(r"\s+", "_", name)
-
-
-def trec_qrels(dataset) -> str:
-    """Return a dataset's relevant chunks in TREC's format: `query 0 chunk grade`."""
-    return "".join(
-        f"{_token(query)} 0 {_token(chunk)} {grade:g}\n"
-        for query, grades in relevance(dataset).items()
-        for chunk, grade in grades.items()
-    )
-
-
-def trec_run(dataset, ranking: Ranking, tag: str) -> str:
-    """Return a ranking in TREC's run format: `query Q0 chunk rank score tag`.
-
-    trec_eval sorts by score in single precision and ignores the rank, so equal scores are lowered by the least step.
-    """
-    ids, lines = [_token(chunk) for chunk in dataset.corpus], []
-    for query, index, scores in zip(dataset.queries, ranking.index, ranking.score, strict=True):
-        last = np.float32(np.inf)
-        for rank, (chunk, score) in enumerate(zip(index, scores, strict=True), start=1):
-            if chunk < 0:
-                break
-            last = min(np.float32(score), np.nextafter(last, np.float32(-np.inf)))
-            lines.append(f"{_token(query)} Q0 {ids[chunk]} {rank} {last!s} {tag}\n")
-    return "".join(lines)
+        """Write the results to `folder` and return the files; see `nbutils.evaluation.export.save_comparison`."""
+        return save_comparison(self, folder)
 
 
 def compare_models(
@@ -283,16 +227,7 @@ def _names(models: "Sequence[Model]") -> list[str]:
         names = ["/".join(path[-depth:]) for path in paths]
         if len(set(names)) == len(names):
             break
-    return _distinct(names)
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Return the names, a number behind each that has occurred before."""
-    found: list[str] = []
-    for name in names:
-        copies = (f"{name}-{i}" for i in range(2, len(names) + 2))
-        found.append(name if name not in found else next(copy for copy in copies if copy not in {*found, *names}))
-    return found
+    return distinct(names)
 
 
 def _roles(names: list[str], base: str | None, tuned: str | None) -> tuple[str, str | None]:

@@ -60,21 +60,13 @@ def wins_and_losses(
             for query, grades in relevance(comparison.datasets[question_set]).items()
         }
     )
-    frame = pd.DataFrame(
-        {
-            "outcome": np.where(change > 0, "win", "loss"),
-            "question": after.question,
-            "base_rank": before["rank"],
-            "rank": after["rank"],
-            "change": change,
-            "expected": expected,
-            "expected_text": expected.map(corpus),
-            "base_first": first(before),
-            "base_first_text": first(before).map(corpus),
-            "first": first(after),
-            "first_text": first(after).map(corpus),
-        }
-    )[change.abs() > 1e-12].reset_index()
+    columns = {
+        "outcome": np.where(change > 0, "win", "loss"), "question": after.question,
+        "base_rank": before["rank"], "rank": after["rank"], "change": change,
+    }  # fmt: skip
+    for name, ids in (("expected", expected), ("base_first", first(before)), ("first", first(after))):
+        columns |= {name: ids, f"{name}_text": ids.map(corpus)}
+    frame = pd.DataFrame(columns)[change.abs() > 1e-12].reset_index()
     frame = frame.sort_values("change", key=lambda c: -c.abs(), kind="stable")
     parts = [frame[frame.outcome == outcome].head(limit or len(frame)) for outcome in ("win", "loss")]
     return pd.concat(parts, ignore_index=True)
@@ -99,45 +91,30 @@ def examples_html(frame: "pd.DataFrame", characters: int = 400) -> "HTML":
 
     parts = []
     for row in frame.itertuples():
+        title = f"<strong>{'▲ win' if row.outcome == 'win' else '▼ loss'}</strong> {html.escape(str(row.question))}"
+        texts = {
+            "relevant chunk": row.expected_text, "first before": row.base_first_text, "first after": row.first_text
+        }  # fmt: skip
+        cells = "".join(
+            f"<tr><th style='width:7em'>{name}</th><td style='text-align:left'>{shown(text)}</td></tr>"
+            for name, text in texts.items()
+        )
         parts.append(
-            f"<details open><summary><strong>{'▲ win' if row.outcome == 'win' else '▼ loss'}</strong> "
-            f"{html.escape(str(row.question))} — relevant chunk {rank(row.base_rank)} before, {rank(row.rank)} after"
-            "</summary><table style='width:100%'>"
-            f"<tr><th style='width:7em'>relevant chunk</th>"
-            f"<td style='text-align:left'>{shown(row.expected_text)}</td></tr>"
-            f"<tr><th>first before</th><td style='text-align:left'>{shown(row.base_first_text)}</td></tr>"
-            f"<tr><th>first after</th><td style='text-align:left'>{shown(row.first_text)}</td></tr>"
-            "</table></details>"
+            f"<details open><summary>{title} — relevant chunk {rank(row.base_rank)} before, {rank(row.rank)} after"
+            f"</summary><table style='width:100%'>{cells}</table></details>"
         )
     return HTML("".join(parts) or "<p>No question moved.</p>")
 
 
 _HOW_MANY = r"\bhow (many|much|large|big|long|often|far|high|old)\b|\bwhat (percentage|share|amount|number)\b"
-_ASKING = {word: word for word in ["how", "why", "who", "when", "where", "which", "what"]} | {
-    "whom": "who",
-    "whose": "who",
-}
+_ASKING = {
+    "how": "how", "why": "why", "who": "who", "whom": "who", "whose": "who", "when": "when", "where": "where",
+    "which": "which", "what": "what",
+}  # fmt: skip
 _AUXILIARIES = [
-    "is",
-    "are",
-    "was",
-    "were",
-    "do",
-    "does",
-    "did",
-    "has",
-    "have",
-    "had",
-    "can",
-    "could",
-    "will",
-    "would",
-    "should",
-    "may",
-    "might",
-    "must",
-    "am",
-]
+    "is", "are", "was", "were", "do", "does", "did", "has", "have", "had", "can", "could", "will", "would", "should",
+    "may", "might", "must", "am",
+]  # fmt: skip
 
 
 def question_style(question: str) -> str:
@@ -165,9 +142,7 @@ def question_attributes(dataset, nodes: Sequence | None = None) -> "pd.DataFrame
     import pandas as pd
 
     places = {node.node_id: source(node) for node in nodes or ()}
-    last: dict[str, int] = {}
-    for document, page in places.values():
-        last[document] = max(last.get(document, 0), page or 0)
+    last = {document: page or 0 for document, page in sorted(places.values(), key=lambda place: place[1] or 0)}
     rows = []
     for query_id, question in dataset.queries.items():
         count = len(question.split())
@@ -223,8 +198,7 @@ def slices(
                 {"slice": name, "group": group, "questions": len(part), "base": one.mean(), "system": other.mean(),
                  "difference": (other - one).mean(), "low": low[0], "high": high[0]}
             )  # fmt: skip
-    columns = ["slice", "group", "questions", "base", "system", "difference", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["slice", "group", "questions", "base", "system", "difference", "low", "high"])
 
 
 def similarities(dataset, model, *, bf16: bool | None = False, cache=None) -> "pd.DataFrame":
@@ -266,16 +240,11 @@ def map_points(dataset, model, *, bf16: bool | None = False, cache=None) -> "pd.
     axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
     points = np.zeros((len(corpus) + len(queries), 2))
     points[:, : len(axes)] = (np.concatenate([corpus, queries]) - centre) @ axes.T
-    target = [None] * len(corpus) + [next(iter(grades)) for grades in relevance(dataset).values()]
-    return pd.DataFrame(
-        {
-            "kind": ["chunk"] * len(corpus) + ["question"] * len(queries),
-            "id": [*dataset.corpus, *dataset.queries],
-            "x": points[:, 0],
-            "y": points[:, 1],
-            "target": target,
-        }
-    )
+    frame = pd.DataFrame(points, columns=["x", "y"])
+    frame.insert(0, "kind", ["chunk"] * len(corpus) + ["question"] * len(queries))
+    frame.insert(1, "id", [*dataset.corpus, *dataset.queries])
+    frame["target"] = [None] * len(corpus) + [next(iter(grades)) for grades in relevance(dataset).values()]
+    return frame
 
 
 def _quantise(queries: np.ndarray, corpus: np.ndarray, precision: str) -> tuple[np.ndarray, np.ndarray]:

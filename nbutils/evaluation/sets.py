@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from nbutils.evaluation.gold import GoldQuestions, gold_questions
 from nbutils.evaluation.leaks import plain_words, remove_leaks, without_chunks
+from nbutils.questions.places import source
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +51,7 @@ def gold_sets(
         sets[GOLD], _ = remove_leaks(unseen, train_corpus, keep=keep_leaks)
     if len(unseen.queries) < len(found.queries):
         sets[ALL_GOLD] = found.model_copy(
-            update={"documents": {node.node_id: _file(node) for node in [*train_nodes, *val_nodes]}}
+            update={"documents": {node.node_id: source(node)[0] for node in [*train_nodes, *val_nodes]}}
         )
     copies = near_copies(found.queries, taught.values())
     if len(copies):
@@ -89,10 +90,6 @@ def near_copies(asked: Mapping[str, str], taught: Iterable[str], threshold: floa
         if best is not None and shares[best] >= threshold:
             rows[key] = (question, words[best][0], round(shares[best], 2))
     return pd.DataFrame.from_dict(rows, orient="index", columns=["question", "taught", "share"])
-
-
-def _file(node: "TextNode") -> str:
-    return str(node.metadata.get("file_name", ""))
 
 
 def _without_questions(dataset: GoldQuestions, gone: set[str]) -> GoldQuestions:

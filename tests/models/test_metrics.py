@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from retrieval_examples import graded_case
 
-from nbutils.evaluation.compare import ranking_metrics, trec_run
+from nbutils.evaluation.compare import ranking_metrics
+from nbutils.evaluation.export import trec_run
 from nbutils.models.metrics import query_metrics
 
 
