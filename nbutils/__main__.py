@@ -1,11 +1,15 @@
 """The command line: `nbutils run`, `nbutils params`, `nbutils report`, …; one thin function for each command."""
 
 import argparse
+import functools
+import itertools
 import signal
 import sys
 
 from nbutils.core import UserError
-from nbutils.pipeline.parameters import all_parameters, check_name
+from nbutils.pipeline.parameters import all_parameters, check_name, notebooks_folder, read_profile
+
+_say = functools.partial(print, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     added.add_argument("runs", nargs="*", metavar="RUN", help="runs to compare (default: all in outputs/)")
     added.add_argument("--batch", default="", help="compare the runs of this batch")
 
-    command(params, "print every parameter of every notebook")
+    command(params, "print every parameter of every notebook, and what profiles change")
     command(report, "write a run's report.html again", name_help="the run")
 
     options = parser.parse_args(arguments)
@@ -68,11 +72,8 @@ def run(options: argparse.Namespace) -> int:
 
     result = runs.run(options.name, collect(options.parameters), profile=options.profile, fresh=options.fresh, say=_say)
     if result.status == "failed":
-        print(f"nbutils: {result.failed_step}: {result.error}", file=sys.stderr)
-        print(
-            f"nbutils: the notebook as far as it ran: {result.folder / result.failed_step}.ipynb",
-            file=sys.stderr,
-        )
+        ran = f"nbutils: the notebook as far as it ran: {result.folder / result.failed_step}.ipynb"
+        print(f"nbutils: {result.failed_step}: {result.error}\n{ran}", file=sys.stderr)
         return 1
     if result.metrics is not None:
         print("\n" + result.metrics.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
@@ -124,13 +125,17 @@ def estimate(options: argparse.Namespace) -> None:
 
 
 def params(options: argparse.Namespace) -> None:
-    """Print every parameter with its type, default and meaning, notebook by notebook."""
-    notebook = None
-    for parameter in all_parameters():
-        if parameter.notebook != notebook:
-            notebook = parameter.notebook
-            print(f"\n{notebook}")
-        print(f"  {parameter.name} ({parameter.type}) = {parameter.default!r}\n      {parameter.help}")
+    """Print each parameter under the first notebook that has it: type, default, meaning, and what profiles change."""
+    profiles = {path.stem: read_profile(path) for path in sorted((notebooks_folder() / "profiles").glob("*.yaml"))}
+    first = {parameter.name: parameter for parameter in reversed(all_parameters())}
+    for notebook, parameters in itertools.groupby(all_parameters(), lambda parameter: parameter.notebook):
+        print(f"\n{notebook}")
+        for parameter in (each for each in parameters if first[each.name] is each):
+            print(f"  {parameter.name} ({parameter.type}) = {parameter.default!r}\n      {parameter.help}")
+            for profile, values in profiles.items():
+                value = parameter.convert(values.get(parameter.name, parameter.default))
+                if value != parameter.default:
+                    print(f"      --profile {profile}: {value!r}")
 
 
 def report(options: argparse.Namespace) -> None:
@@ -148,17 +153,10 @@ def report(options: argparse.Namespace) -> None:
 
 def collect(pairs: list[list[str]]) -> dict[str, str | list[str]]:
     """Return `-p` pairs as a dict; a name given several times becomes a list."""
-    values: dict[str, str | list[str]] = {}
+    values: dict[str, list[str]] = {}
     for name, value in pairs:
-        if name in values:
-            values[name] = [*(values[name] if isinstance(values[name], list) else [values[name]]), value]
-        else:
-            values[name] = value
-    return values
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+        values.setdefault(name, []).append(value)
+    return {name: found if len(found) > 1 else found[0] for name, found in values.items()}
 
 
 if __name__ == "__main__":

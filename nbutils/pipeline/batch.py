@@ -8,8 +8,10 @@ import contextlib
 import datetime
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from nbutils.core import UserError, first_line, lock, outputs_root, progress, write_atomic
 from nbutils.pipeline.parameters import check_name
@@ -47,11 +49,7 @@ class Batch:
 
     def save(self) -> None:
         """Write the record, whole or not at all."""
-        content = {
-            "name": self.name, "started": self.started, "finished": self.finished,
-            "runs": [asdict(outcome) for outcome in self.outcomes.values()],
-        }  # fmt: skip
-        write_atomic(self.path, json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n")
+        write_atomic(self.path, TypeAdapter(Batch).dump_json(self, indent=1, exclude={"path"}).decode() + "\n")
 
 
 def batch_path(name: str, outputs: str | Path | None = None) -> Path:
@@ -67,13 +65,11 @@ def read_batch(name: str, outputs: str | Path | None = None) -> Batch:
     """
     path = batch_path(name, outputs)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        outcomes = {entry["name"]: Outcome(**entry) for entry in content["runs"]}
-        return Batch(content["name"], path, outcomes, content["started"], content["finished"])
+        return TypeAdapter(Batch).validate_python(json.loads(path.read_text(encoding="utf-8")) | {"path": path})
     except OSError as error:
         known = ", ".join(sorted(each.stem for each in path.parent.glob("*.json"))) or "none yet"
         raise UserError(f"There is no batch {name}. There are: {known}.") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged. Delete it and start the batch again; finished runs are kept.") from error
 
 

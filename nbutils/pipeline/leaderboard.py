@@ -1,6 +1,5 @@
 """Many runs compared: one table, one figure, as notebook, HTML and CSV."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +37,11 @@ class Leaderboard:
     metric: str
     differing: list[str]
 
-    def shown(self, question_set: str | None = None) -> "pd.DataFrame":
+    def shown(self) -> "pd.DataFrame":
         """Return the table to read: rounded, the lift with its interval in one column."""
-        table = self.table if question_set is None else self.table[self.table.question_set == question_set]
-        lift = [f"{row.lift:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in table.itertuples()]
-        table = table.drop(columns=["low", "high"]).assign(lift=lift)
-        whole = {name: table[name].round(3) for name in ("base", "fine-tuned", "p", "minutes", "cost")}
-        return table.assign(**whole).set_index(["question_set", "run"]).dropna(axis=1, how="all")
+        lift = [f"{row.lift:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in self.table.itertuples()]
+        table = self.table.drop(columns=["low", "high"]).assign(lift=lift).round(3)
+        return table.set_index(["question_set", "run"]).dropna(axis=1, how="all")
 
     def to_text(self) -> str:
         """Return the table and what was left out, for a terminal."""
@@ -98,11 +95,9 @@ def compare_runs(
     if not rows:
         text = f"No run in {root.name}/ has results yet. Run notebooks 01 to 04, or `nbutils run`, first."
         raise UserError("\n".join([text, *([_reasons(left_out)] if left_out else [])]))
-    differing = _differing(parameters)
-    table = pd.concat(rows).rename_axis(columns=None)
-    table = table.assign(
-        **{key: table.run.map({run: parameters[run].get(key) for run in parameters}) for key in differing}
-    )
+    settings = pd.DataFrame(parameters.values(), index=list(parameters)).astype(object)
+    differing = [name for name in settings if settings[name].map(str).nunique() > 1]
+    table = pd.concat(rows).rename_axis(columns=None).join(settings[differing], on="run")
     table = table.sort_values(["question_set", "lift"], ascending=[True, False], ignore_index=True)
     return Leaderboard(table, pd.DataFrame(left_out, columns=["run", "step", "reason"]), metric, differing)
 
@@ -141,17 +136,10 @@ def _parameters(record: dict[str, Any]) -> dict[str, Any]:
     values = {}
     for step in CHAIN:
         values |= record["steps"].get(step.name, {}).get("parameters") or {}
-    values.pop("RUN_NAME", None)
-    files = {key: value for key, value in values.items() if key in FILE_PARAMETERS}
-    for key, value in files.items():
-        values[key] = ", ".join(Path(file).name for file in ([value] if isinstance(value, str) else value))
-    return values
-
-
-def _differing(parameters: dict[str, dict[str, Any]]) -> list[str]:
-    names = list(dict.fromkeys(name for values in parameters.values() for name in values))
-    seen = {name: {json.dumps(values.get(name)) for values in parameters.values()} for name in names}
-    return [name for name in names if len(seen[name]) > 1]
+    for name in values.keys() & FILE_PARAMETERS:
+        files = [values[name]] if isinstance(values[name], str) else values[name]
+        values[name] = ", ".join(Path(file).name for file in files)
+    return {name: value for name, value in values.items() if name != "RUN_NAME"}
 
 
 def write_leaderboard(

@@ -13,6 +13,9 @@ def test_params_prints_every_parameter_of_every_notebook():
     assert done.returncode == 0
     for word in ("01_build_corpus", "04_evaluate_models", "TRAIN_FILES (list)", "CHUNK_SIZE (int) = 256", "TOP_K"):
         assert word in done.stdout
+    assert done.stdout.count("  RUN_NAME (str)") == 1
+    size = done.stdout.partition("CHUNK_SIZE (int)")[2].partition("CHUNK_OVERLAP")[0]
+    assert "--profile walkthrough: 1024" in size and "--profile offline" not in size
 
 
 @pytest.mark.parametrize(
