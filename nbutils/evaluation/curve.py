@@ -13,6 +13,8 @@ from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 if TYPE_CHECKING:
     import pandas as pd
 
+MARGIN = 0.02  # a gain that nobody would notice
+
 
 def learning_curve(
     dataset: EmbeddingQAFinetuneDataset,
@@ -59,7 +61,10 @@ def learning_curve(
         rows.append({"fraction": fraction, "chunks": size, "score": scores[-1].mean(), "low": low, "high": high})
     gain = scores[-1] - scores[-2]
     low, high = np.ravel(bootstrap_intervals(gain, clusters, seed=seed))
-    told = "would probably help" if low > 0 else "would hardly help" if high < 0.01 else "may or may not help"
+    surely = len(gain) * MARGIN >= 3  # the rule of three: fewer questions without a change prove nothing
+    told = (
+        "would probably help" if low > 0 else "would hardly help" if high < MARGIN and surely else "may or may not help"
+    )
     return pd.DataFrame(rows), (
         f"More documents {told}: from {rows[-2]['chunks']} to {rows[-1]['chunks']} chunks the score on {len(gain)} "
         f"questions changed by {gain.mean():+.3f} (95 % interval {low:+.3f} to {high:+.3f})."

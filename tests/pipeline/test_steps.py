@@ -20,9 +20,12 @@ PARAMETERS = {
     "RUN_NAME": (None, 0),  # is the folder
     "TRAIN_FILES": ("OTHER", 1), "VAL_FILES": ("OTHER", 1), "VALIDATION_SHARE": (0.4, 1), "CHUNK_SIZE": (128, 1),
     "CHUNK_OVERLAP": (7, 1), "ON_UNREADABLE": ("fail", 1), "BASE_MODEL": ("another", 1),
+    "CHUNK_HEADER": (["title"], 1),
     "LLM": ("ollama:another", 2), "QUESTIONS_PER_CHUNK": (3, 2), "PROMPT": ("exam", 2), "LANGUAGE": ("Slovak", 2),
     "CONCURRENCY": (3, 0), "FILTERS": ({"prose": False}, 2), "BUDGET_CALLS": (9, 2), "BUDGET_TOKENS": (9, 2),
     "PRICE_INPUT": (0.5, 2), "PRICE_OUTPUT": (0.5, 2), "SEED": (7, 2),
+    "PAIRS": ("", 2), "BAD_ROWS": ("skip", 2), "LLM_OPTIONS": ({"temperature": 0.7}, 2), "EXAMPLE_QUESTIONS": ("", 2),
+    "TRAIN_ON": ("train", 3), "OPTIONS": ({"lora_rank": 16}, 3),
     "ENGINE": ("llama-index", 3), "EPOCHS": (1, 3), "BATCH_SIZE": (4, 3), "LEARNING_RATE": (1e-5, 3),
     "MAX_SEQ_LENGTH": (99, 3), "TRUST_REMOTE_CODE": (True, 3),
     "GOLD_QUESTIONS": ("", 4), "TOP_K": (3, 4), "OPENAI_MODEL": ("openai:another", 4), "OTHER_MODELS": (["another"], 4),
@@ -31,7 +34,7 @@ PARAMETERS = {
 # file, relative to the documents or (run/) to the run's folder: the number of the first step that reads it
 FILES = {
     "train.txt": 1, "years/2023/10k.txt": 1, "years/2024/10k.txt": 1, "deep/a/b/c.txt": 1, "folder/inside.txt": 1,
-    "val/val.txt": 1, "base/model.safetensors": 1, "model.gguf": 2, "val/gold_questions.csv": 4, "other/weights.bin": 4,
+    "val/val.txt": 1, "base/model.safetensors": 1, "model.gguf": 2, "pairs.csv": 2, "examples.csv": 2, "val/gold_questions.csv": 4, "other/weights.bin": 4,
     "run/train_corpus.json": 2, "run/val_corpus.json": 2, "run/train_dataset.json": 3, "run/val_dataset.json": 3,
     "run/model/model.safetensors": 4, "run/model/modules.json": 4, "run/dev_dataset.json": 4,
 }  # fmt: skip
@@ -49,6 +52,7 @@ def documents(tmp_path, monkeypatch):
         "TRAIN_FILES": ["train.txt", "years/*/10k.txt", "deep/**/*.txt", "folder"],
         "VAL_FILES": [str(tmp_path / "val" / "val.txt")],
         "BASE_MODEL": str(tmp_path / "base"), "LLM": f"gguf:{tmp_path / 'model.gguf'}", "OTHER_MODELS": ["local:other"],
+        "PAIRS": "pairs.csv", "EXAMPLE_QUESTIONS": "examples.csv",
     }  # fmt: skip
 
 
