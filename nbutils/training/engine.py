@@ -81,7 +81,7 @@ class SentenceTransformersFinetuneEngine:
         batch_size: int = 32,
         val_dataset: Any = None,
         loss: Any = None,
-        epochs: int = 3,
+        epochs: int = 2,
         **options: Any,
     ) -> None:
         self.dataset, self.val_dataset = dataset, val_dataset

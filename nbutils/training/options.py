@@ -62,7 +62,7 @@ class TrainingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     batch_size: int = Field(32, ge=2)
-    epochs: int = Field(3, ge=0)
+    epochs: int = Field(2, ge=0)
     learning_rate: float = Field(8e-5, gt=0, le=1)
     weight_decay: float = Field(0.0, ge=0)
     seed: int = Field(0, ge=0)
