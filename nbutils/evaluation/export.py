@@ -34,7 +34,7 @@ def save_comparison(comparison: "Comparison", folder: str | Path) -> list[Path]:
         write_atomic(folder / f"{name}.csv", frame.to_csv(index=False))
         for name, frame in (tables | {"per_query": per_query}).items()
     ]
-    results = {name: getattr(comparison, name) for name in ("base", "tuned", "notes")}
+    results = {name: getattr(comparison, name) for name in ("base", "tuned", "decisive", "notes")}
     results["human"] = sorted(comparison.human)
     results |= {name: json.loads(frame.to_json(orient="records")) for name, frame in tables.items()}
     written.append(write_atomic(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False)))

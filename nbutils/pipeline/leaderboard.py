@@ -1,6 +1,6 @@
 """Many runs compared: one table, one figure, as notebook, HTML and CSV."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOTEBOOK = "05_compare_runs"
+TUNED = ["fine-tuned", "fine-tuned on all"]
 
 
 @dataclass
@@ -102,6 +103,44 @@ def compare_runs(
     return Leaderboard(table, pd.DataFrame(left_out, columns=["run", "step", "reason"]), metric, differing)
 
 
+def story(
+    runs: Mapping[str, str], question_set: str = "gold", metric: str = "hit_rate@5", outputs: str | Path | None = None
+) -> "pd.DataFrame":
+    """Return what each step gains on the same questions: base, keyword search, each run's models, its hybrid.
+
+    Args:
+        runs: name of a run -> how it was trained, in words; runs that judged by other questions are left out.
+        question_set, metric: what to show.
+        outputs: folder of the runs; default is `outputs_root()`.
+
+    Returns:
+        Rows for `plots.figures.plot_story`: `name`, `score`, and `low` and `high`, the score of the base plus the ends
+        of the 95 % interval of the paired difference from it (NaN for the base itself).
+    """
+    import pandas as pd
+
+    rows: list[dict] = []
+    for name, trained in runs.items():
+        folder = Run(name, outputs).folder / "results"
+        if not (folder / "metrics.csv").exists():
+            continue
+        tables = (pd.read_csv(folder / f"{each}.csv") for each in ("metrics", "differences"))
+        values, gains = (
+            table[(table.question_set == question_set) & (table.metric == metric)].set_index("system")
+            for table in tables
+        )
+        if "base" not in values.index or (rows and rows[0]["score"] != values.value["base"]):
+            continue
+        models = {"fine-tuned": f"{trained}, other documents", "fine-tuned on all": f"{trained}, all documents"}
+        names = ({} if rows else {"base": "base model", "BM25": "keyword search (BM25)"}) | models
+        last = next((each for each in reversed(models) if each in values.index), "base")
+        for system, text in (names | {f"{last} + BM25": f"{models.get(last, last)}, with BM25"}).items():
+            if system in values.index:
+                ends = {e: values.value["base"] + gains[e].get(system, float("nan")) for e in ("low", "high")}
+                rows.append({"name": text, "score": values.value[system], **ends})
+    return pd.DataFrame(rows, columns=["name", "score", "low", "high"])
+
+
 def _reasons(left_out: Sequence[dict]) -> str:
     return "\n".join(f"  {row['run']}, {row['step'] or 'no step'}: {row['reason']}" for row in left_out)
 
@@ -114,11 +153,13 @@ def _rows(run: Run, record: dict[str, Any], metric: str) -> "pd.DataFrame":
     if metric not in set(metrics.metric):
         raise UserError(f"There is no metric {metric!r}. Use one of {', '.join(metrics.metric.unique())}.")
     values = metrics[metrics.metric == metric].pivot(index="question_set", columns="system", values="value")
-    tuned = differences[(differences.metric == metric) & (differences.system == "fine-tuned")]
+    tuned = differences[(differences.metric == metric) & differences.system.isin(TUNED)]
+    tuned = tuned.sort_values("system").drop_duplicates("question_set")  # the walkthrough's model, where it is judged
     lift = tuned.rename(columns={"difference": "lift"}).set_index("question_set")[["lift", "low", "high", "p"]]
     steps = record["steps"]
     usage = (steps.get("02_generate_questions", {}).get("usage") or {}).values()
     costs = [each["cost"] for each in usage if each.get("cost") is not None]
+    values["fine-tuned"] = values.reindex(columns=TUNED).bfill(axis=1)["fine-tuned"]
     rows = values[["base", "fine-tuned"]].join(lift).assign(
         best=values.idxmax(axis=1) + values.max(axis=1).map(" {:.3f}".format),
         minutes=sum(steps.get(step.name, {}).get("seconds") or 0 for step in CHAIN) / 60,

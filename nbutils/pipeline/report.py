@@ -136,7 +136,7 @@ def _picture(folder: Path) -> tuple[str, str]:
     metrics, differences = (table[table.metric == "hit_rate@5"] for table in tables)
     by_people = metrics[metrics.question_set.isin(results.get("human", ()))]
     rows = by_people if len(by_people) else metrics
-    name, base = rows.question_set.iloc[0], results.get("base", "base")
+    name, base = results.get("decisive", rows.question_set.iloc[0]), results.get("base", "base")
     scores = rows[rows.question_set == name].set_index("system").value
     gains = differences[differences.question_set == name].set_index("system")
     order = [base, *(system for system in scores.index if system in gains.index)]

@@ -119,7 +119,7 @@ def test_two_files_of_one_name_are_two_models(tmp_path):
     assert a == c != b
 
 
-@pytest.mark.parametrize("options", [{"temprature": 1}, {"api_key": "x"}, {"temperature": "hot"}, {"model": "x"}])
+@pytest.mark.parametrize("options", [{"heat": 1}, {"api_key": "x"}, {"temperature": "hot"}, {"model": "x"}])
 def test_options_that_cannot_be_are_named(options):
     with pytest.raises(UserError, match=f"llm_options.*{next(iter(options))}"):
         resolve_llm("openai-like:tiny@http://127.0.0.1:1/v1", llm_options=options)
