@@ -30,6 +30,12 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "_", text.lower()).strip("_") or "x"
 
 
+def asked(question_set: str) -> str:
+    """Return a question set's name as part of a sentence: "gold questions (all documents)"."""
+    name, _, detail = question_set.partition(", ")
+    return f"{name} questions" + (f" ({detail})" if detail else "")
+
+
 def content_hash(*parts: str, length: int = 16) -> str:
     """Return a hexadecimal digest of the parts, the same on every machine and run."""
     digest = hashlib.sha256()

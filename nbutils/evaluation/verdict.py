@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nbutils.core import UserError
+from nbutils.core import UserError, asked
 from nbutils.evaluation.compare import BM25, Comparison, hybrid_name
 from nbutils.evaluation.forgetting import Forgetting
 from nbutils.evaluation.leaks import wording_overlap
@@ -67,7 +67,7 @@ class Effect:
             interval = "no interval: all ask about one chunk"
         p = "below 0.001" if self.p < 0.001 else f"{self.p:.3f}"
         return (
-            f"On the {self.questions} {self.question_set} questions, {self.system} against {self.reference}: "
+            f"On the {self.questions} {asked(self.question_set)}, {self.system} against {self.reference}: "
             f"{metric} {self.value:.3f} against {self.reference_value:.3f}, {self.difference:+.3f} "
             f"({interval}, p {p}): {ending}."
         )
@@ -255,7 +255,7 @@ def _headline(kind: str, comparison: Comparison, main: Effect, metric: str, gain
     per_100 = rows.groupby("system")["hit_rate@5"].mean() * 100
     before, after = per_100[comparison.base], per_100[comparison.tuned]
     shift = (
-        f"of 100 {main.question_set} questions it finds a relevant chunk among the first 5 for {after:.0f}, the base "
+        f"of 100 {asked(main.question_set)} it finds a relevant chunk among the first 5 for {after:.0f}, the base "
         f"for {before:.0f}"
     )
     if kind in ("better", "hurt", "forgot"):
@@ -279,7 +279,7 @@ def _headline(kind: str, comparison: Comparison, main: Effect, metric: str, gain
 def _wording(question_set: str, share: float, by_people: bool) -> str:
     borrowed = share > BORROWED and not by_people
     tail = ": keyword search looks better on them than it will on people's" if borrowed else ""
-    return f"{share:.0%} of the content words of the {question_set} questions stand in their chunk{tail}."
+    return f"{share:.0%} of the content words of the {asked(question_set)} stand in their chunk{tail}."
 
 
 def _where(slices: "pd.DataFrame | None") -> list[str]:
@@ -335,7 +335,7 @@ def _steps(
             "Train on questions nearer to those that people ask: another generator, or real queries from a log.",
         ],
         "too few": [
-            f"Write more {main.question_set} questions: about {need} in all would settle a difference of "
+            f"Write more {asked(main.question_set)}: about {need} in all would settle a difference of "
             f"{settled:.3f}.",
             f"Until then {guess} is the better guess, and no more." if main.difference
             else "Until then keep the base: nothing speaks against it.",

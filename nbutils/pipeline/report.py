@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CLOSING_METRICS = ["hit_rate@5", "mrr@10", "ndcg@10"]
 CLOSING_SYSTEMS = ["base", "fine-tuned", "fine-tuned on all", "BM25", "fine-tuned + BM25", "fine-tuned on all + BM25"]
 DEPLOY = {  # a verdict's advice -> what to do, with {model} for the model that it is about
-    "use it": "Deploy the fine-tuned model.",
+    "use it": "Deploy the fine-tuned model ({folder}/).",
     "use hybrid": "Deploy {model} together with keyword search (BM25).",
     "use BM25": "Deploy keyword search (BM25) alone.",
     "get more data": "Keep the base model for now: there is too little data to tell.",
@@ -113,16 +113,18 @@ def _opening(folder: Path) -> str:
     steps = "".join(f"<li>{html.escape(each)}</li>" for each in found.get("next_steps", ()))
     picture, caption = _picture(folder)
     return (
-        f"<div class='deploy'><p><strong>{html.escape(_deploy(found))}</strong></p>"
+        f"<div class='deploy'><p><strong>{html.escape(_deploy(found, folder))}</strong></p>"
         f"<p>{html.escape(found.get('headline', '').partition(' Advice: ')[0])}</p>{steps and f'<ol>{steps}</ol>'}</div>"
         f"<figure><img alt='{html.escape(caption, quote=True)}' src='data:image/png;base64,{picture}'>"
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
 
 
-def _deploy(found: Mapping[str, Any]) -> str:
+def _deploy(found: Mapping[str, Any], folder: Path) -> str:
     model = "the fine-tuned model" if found.get("kind") == "better" else "the base model"
-    return found.get("deploy") or DEPLOY.get(found.get("advice"), "The evaluation gave no verdict.").format(model=model)
+    return found.get("deploy") or DEPLOY.get(found.get("advice"), "The evaluation gave no verdict.").format(
+        model=model, folder="model_all" if (folder / "model_all").exists() else "model"
+    )
 
 
 def _picture(folder: Path) -> tuple[str, str]:

@@ -10,6 +10,8 @@ import matplotlib.figure
 import numpy as np
 from matplotlib.text import Text
 
+from nbutils.core import asked
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -73,7 +75,7 @@ def plot_hit_rate_by_k(per_query: "pd.DataFrame", max_k: int = 10, question_set:
         rank = part["rank"].fillna(np.inf).to_numpy()
         ax.plot(k, [(rank <= limit).mean() for limit in k], label=system, markersize=5, **_style(i))
     ax.set(
-        title=f"Share of questions answered within the first k chunks — {question_set} questions",
+        title=f"Share of questions answered within the first k chunks — {asked(question_set)}",
         xlabel="k (chunks retrieved)", ylabel="hit rate (share of questions)", xticks=k, ylim=(None, 1),
     )  # fmt: skip
     ax.legend(loc="lower right", fontsize="small")
@@ -98,7 +100,7 @@ def plot_metrics(
         _intervals(ax, systems, part.value, part.low, part.high, range(len(systems)))
         ax.set_xlabel(f"{metric} (0 to 1)")
     count = int(rows.questions.iloc[0])
-    figure.suptitle(f"Mean and 95 % interval of each system — {count} {question_set} questions", fontsize="large")
+    figure.suptitle(f"Mean and 95 % interval of each system — {count} {asked(question_set)}", fontsize="large")
     return figure
 
 
@@ -226,7 +228,7 @@ def plot_rank_shift(per_query: "pd.DataFrame", base: str, system: str, question_
     up, down = int(np.tril(counts, -1).sum()), int(np.triu(counts, 1).sum())
     ax.set(
         title=f"{up} relevant chunks moved to a better group of ranks (below\nthe line), {down} to a worse one "
-        f"— {counts.sum()} {question_set} questions",
+        f"— {counts.sum()} {asked(question_set)}",
         xlabel=f"rank of the relevant chunk, {system}", ylabel=f"rank of the relevant chunk, {base}",
         xticks=range(len(labels)), yticks=range(len(labels)), xticklabels=labels, yticklabels=labels,
     )  # fmt: skip
@@ -345,7 +347,7 @@ def plot_leaderboard(table: "pd.DataFrame", question_set: str, metric: str = "mr
     left.axvline(0, color=COLOURS[0], linewidth=0.8)
     part = f", the best {len(drawn)} of {len(rows)} runs" if len(drawn) < len(rows) else ""
     left.set(
-        title=f"Lift of the fine-tuned model — {question_set} questions{part}",
+        title=f"Lift of the fine-tuned model — {asked(question_set)}{part}",
         xlabel=f"difference in {metric} from the base, 95 % interval",
     )
     right.barh(y, drawn.minutes, color=COLOURS[6], edgecolor=COLOURS[0], linewidth=0.5)
