@@ -32,16 +32,26 @@ def main() -> int:
         first = SentenceTransformersFinetuneEngine(datasets["half"], DEFAULT_MODEL, f"{folder}/half", **options)
         first.finetune()
         found = judge.of_model(first.model.eval())
-        print(row(judge, "half of the chunks", len(datasets["half"].queries), found, base, time.monotonic() - start), flush=True)
+        print(
+            row(judge, "half of the chunks", len(datasets["half"].queries), found, base, time.monotonic() - start),
+            flush=True,
+        )
         middle = time.monotonic()
         second = continue_on_all(first, datasets["half"], datasets["rest"], output_path=f"{folder}/all")
         found = judge.of_model(second.model.eval())
-        print(row(judge, "… and one pass over all", len(datasets["all"].queries), found, base, time.monotonic() - middle), flush=True)
+        print(
+            row(judge, "… and one pass over all", len(datasets["all"].queries), found, base, time.monotonic() - middle),
+            flush=True,
+        )
         start = time.monotonic()
-        fresh = SentenceTransformersFinetuneEngine(datasets["all"], DEFAULT_MODEL, f"{folder}/fresh", dev_fraction=0, **options)
+        fresh = SentenceTransformersFinetuneEngine(
+            datasets["all"], DEFAULT_MODEL, f"{folder}/fresh", dev_fraction=0, **options
+        )
         fresh.finetune()
         found = judge.of_model(fresh.model.eval())
-        print(row(judge, "anew on all", len(datasets["all"].queries), found, base, time.monotonic() - start), flush=True)
+        print(
+            row(judge, "anew on all", len(datasets["all"].queries), found, base, time.monotonic() - start), flush=True
+        )
     return 0
 
 

@@ -1,0 +1,89 @@
+"""Which questions teach? Kinds and numbers of the sample's training questions, judged by its 336 gold questions.
+
+    python benchmarks/question_kinds.py [VARIANT …]
+
+Each model learns both sample reports from the base, with the engine's defaults and nothing held out. Each gold question is searched in its
+own report. Nothing in the project was chosen by these rows.
+"""
+
+import json
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+from recipes import Judge, row, written
+
+from nbutils import SentenceTransformersFinetuneEngine
+from nbutils.core import project_folder
+from nbutils.corpus.chunks import load_corpus
+from nbutils.evaluation.gold import load_gold_questions
+from nbutils.models.names import DEFAULT_MODEL, load_model
+from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, merged
+from nbutils.questions.pairs import load_pairs
+
+SAMPLE = project_folder() / "data" / "sample"
+
+
+def chosen(pairs: EmbeddingQAFinetuneDataset, keys: set[str]) -> EmbeddingQAFinetuneDataset:
+    """Return the dataset with these questions alone."""
+    return EmbeddingQAFinetuneDataset(
+        queries={key: text for key, text in pairs.queries.items() if key in keys},
+        corpus=pairs.corpus,
+        relevant_docs={key: found for key, found in pairs.relevant_docs.items() if key in keys},
+    )
+
+
+def at_most(pairs: EmbeddingQAFinetuneDataset, number: int) -> EmbeddingQAFinetuneDataset:
+    """Return the dataset with so many questions about each chunk, drawn at random."""
+    by_chunk: dict[str, list[str]] = {}
+    for key, found in pairs.relevant_docs.items():
+        by_chunk.setdefault(found[0], []).append(key)
+    draw = random.Random(0)
+    return chosen(pairs, {key for keys in by_chunk.values() for key in draw.sample(keys, min(number, len(keys)))})
+
+
+def main() -> int:
+    nodes = load_corpus([SAMPLE / "norvane_2024.pdf", SAMPLE / "brackwater_2024.pdf"], chunk_size=256, chunk_overlap=40)
+    pairs = load_pairs(SAMPLE / "training_questions.csv", nodes)
+    kind = pd.read_csv(SAMPLE / "training_questions.csv").drop_duplicates("question").set_index("question").kind
+    kinds = {key: kind.get(text) for key, text in pairs.queries.items()}
+    offline = written(pairs.corpus, ["sentence", "keywords"], 2)
+    variants = {
+        "all kinds, four per passage": pairs,
+        **{f"{each} alone": chosen(pairs, {key for key, found in kinds.items() if found == each})
+           for each in ("everyday", "precise", "keywords")},
+        "all kinds, one per chunk": at_most(pairs, 1),
+        "all kinds, two per chunk": at_most(pairs, 2),
+        "offline generator, two per chunk": offline,
+        "all kinds and offline": merged(pairs, offline),
+    }  # fmt: skip
+    gold = load_gold_questions(SAMPLE / "gold_questions.csv", nodes)
+    document = {node.node_id: node.metadata["file_name"] for node in nodes}
+    document |= {key: document[found[0]] for key, found in gold.relevant_docs.items()}
+    print(
+        "| set | learned from | queries | hit@5 | gain | MRR@10 | gain | seconds |\n|---|---|---|---|---|---|---|---|"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "sample.json")
+        path.write_text(
+            json.dumps(gold.model_dump(include={"queries", "corpus", "relevant_docs"}) | {"document": document})
+        )
+        judge = Judge(path, half=False)
+        base = judge.of_model(load_model(DEFAULT_MODEL))
+        print(row(judge, "base as shipped", "", base, base, 0), flush=True)
+        for name in sys.argv[1:] or variants:
+            start = time.monotonic()
+            engine = SentenceTransformersFinetuneEngine(
+                variants[name], DEFAULT_MODEL, f"{folder}/model", dev_fraction=0, show_progress_bar=False
+            )
+            engine.finetune()
+            found = judge.of_model(engine.model.eval())
+            print(row(judge, name, len(variants[name].queries), found, base, time.monotonic() - start), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
