@@ -1,5 +1,7 @@
 import json
+import shutil
 
+import pandas as pd
 import pytest
 from llama_index.core.schema import TextNode
 
@@ -108,14 +110,18 @@ def test_gold_questions_found_beside_the_files_serve_only_the_document_that_hold
 ):
     from nbutils.corpus.chunks import load_corpus
 
-    sample = project / "data" / "sample"
-    brackwater, norvane = (load_corpus(sample / f"{name}_2024.pdf") for name in ("brackwater", "norvane"))
-    both = gold_questions("auto", [str(sample)], [*brackwater, *norvane])
+    for name in ("brackwater", "norvane"):
+        shutil.copy(project / "data" / "sample" / f"{name}_2024.pdf", tmp_path)
+    table = pd.read_csv(project / "data" / "sample" / "gold_questions.csv")
+    table = table[table.file == "brackwater_2024.pdf"].drop(columns="file")
+    table.to_csv(tmp_path / "gold_questions.csv", index=False)
+    brackwater, norvane = (load_corpus(tmp_path / f"{name}_2024.pdf") for name in ("brackwater", "norvane"))
+    both = gold_questions("auto", [str(tmp_path)], [*brackwater, *norvane])
     assert len(both.queries) == 180 and both.judged_by == "180 by quote"
     assert {chunk for chunks in both.relevant_docs.values() for chunk in chunks} <= {n.node_id for n in brackwater}
-    assert gold_questions("auto", [str(sample / "norvane_2024.pdf")], norvane) is None
-    assert "gold_questions.csv, found beside the validation files, is not used" in capsys.readouterr().out
-    assert gold_questions("", [str(sample)], norvane) is None
+    assert gold_questions("auto", [str(tmp_path / "norvane_2024.pdf")], norvane) is None
+    assert "gold_questions.csv, found beside the documents, is not used" in capsys.readouterr().out
+    assert gold_questions("", [str(tmp_path)], norvane) is None
 
 
 def test_gold_questions_without_quotes_found_beside_several_files_are_not_used(tmp_path, nodes, capsys):

@@ -92,7 +92,7 @@ def test_the_offline_writer_gives_the_same_each_time_and_learns_from_the_whole_c
     ("arguments", "reason"),
     [
         ({"qa_generate_prompt_tmpl": "Ask!"}, "lacks {context_str}"),
-        ({"num_questions_per_chunk": 0}, "num_questions_per_chunk is 0"),
+        ({"num_questions_per_chunk": -1}, "num_questions_per_chunk is -1"),
         ({"concurrency": 0}, "concurrency is 0"),
         ({"on_failure": "ignore"}, "on_failure is 'ignore'"),
         ({"prices": {"input": 1}}, "prices is .*output"),
@@ -220,3 +220,12 @@ def test_examples_are_asked_with_and_never_taken_for_an_answer(out):
         assert server.calls == 2 and "who owns uber" in server.bodies[1]["messages"][-1]["content"]
     assert list(dataset.queries.values()) == ["Who picks figs?"]
     assert dataset.account.filters["filter"].tolist() == ["repeats the prompt"]
+
+
+def test_no_question_is_asked_where_none_is_wanted(tmp_path):
+    nodes = make_nodes(2)
+    dataset = generate_qa_embedding_pairs(
+        nodes, "offline", num_questions_per_chunk=0, output_path=tmp_path / "d.json", verbose=False
+    )
+    assert dataset.queries == {} and len(dataset.corpus) == 2
+    assert set(dataset.account.report["status"]) == {"dropped"}

@@ -28,4 +28,4 @@ def test_options_of_the_loaded_model_stay():
 
 def test_the_recipe_names_the_loss_and_no_path():
     recipe = TrainingOptions.of(loss=dict, device="cpu").recipe()
-    assert recipe["loss"] == "dict" and recipe["epochs"] == 3 and "device" not in recipe
+    assert recipe["loss"] == "dict" and recipe["epochs"] == 2 and "device" not in recipe
