@@ -56,9 +56,13 @@ def clean(path: Path) -> str:
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata = {key: notebook.metadata[key] for key in ("kernelspec", "language_info")}
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", ())]
+    count = 0
     for cell in notebook.cells:
         cell.metadata = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
         if cell.cell_type == "code":
+            cell.execution_count = count = count + 1  # the cell that papermill put in had one, too
+            for output in cell.outputs:
+                output.update({"execution_count": count} if "execution_count" in output else {})
             cell.outputs = [each for each in cell.outputs if not any("widget" in mime for mime in each.get("data", {}))]
     return nbformat.writes(notebook) + "\n"
 

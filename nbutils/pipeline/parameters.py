@@ -20,7 +20,7 @@ from nbutils.corpus.files import find_files, is_url, resolve
 CHAIN_NOTEBOOKS = ("01_build_corpus", "02_generate_questions", "03_finetune_embedding", "04_evaluate_models")
 FILE_PARAMETERS = ("TRAIN_FILES", "VAL_FILES", "PAIRS", "EXAMPLE_QUESTIONS", "GOLD_QUESTIONS")
 CHOICES = {
-    "ENGINE": ("nbutils", "adapter", "llama-index"),
+    "ENGINE": ("nbutils", "llama-index"),
     "ON_UNREADABLE": ("skip", "fail"),
     "BAD_ROWS": ("fail", "skip"),
     "TRAIN_ON": ("all", "train"),

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from nbutils.questions.dataset import merged
-from nbutils.training.adapter import AdapterFinetuneEngine
 from nbutils.training.engine import SentenceTransformersFinetuneEngine
 
 KEEP = ("batch_size", "learning_rate", "seed", "soft_labels", "cloze", "max_seq_length", "trust_remote_code", "device")
@@ -26,9 +25,7 @@ def continue_on_all(engine: Any, *datasets: Any, output_path: str | Path, epochs
         UserError: as `finetune()`.
     """
     options = {"model_id": engine.model_output_path, "model_output_path": output_path, "epochs": epochs}
-    if isinstance(engine, AdapterFinetuneEngine):  # starts anew: it learns in seconds
-        options = {"model_id": engine.model_id, "model_output_path": output_path, "dev_fraction": 0}
-    elif isinstance(engine, SentenceTransformersFinetuneEngine):
+    if isinstance(engine, SentenceTransformersFinetuneEngine):
         options |= {name: getattr(engine.options, name) for name in KEEP}
         options |= {"dev_fraction": 0, "teacher": engine.options.teacher or engine.model_id}
         options |= {"max_seq_length": engine.model.max_seq_length, "on_progress": engine.options.on_progress}
