@@ -155,8 +155,9 @@ class Run:
             write_atomic(self.folder / "run.json", json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n")
 
     def parameter(self, step: str, name: str) -> Any:
-        """Return the value that a parameter had when `step` last ran in this run."""
-        return self.read()["steps"][step]["parameters"][name]
+        """Return the value that a parameter had when `step` last ran in this run; its default where it never did."""
+        known = self.read().get("steps", {}).get(step, {}).get("parameters", {})
+        return known[name] if name in known else notebook_parameters(step)[name].default
 
     def finish(self, **results: Any) -> None:
         """Record what the notebook that opened this run found, its wall time in seconds, and that it finished."""
