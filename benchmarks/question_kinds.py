@@ -1,11 +1,12 @@
 """Which questions teach? Kinds and numbers of the sample's training questions, judged by its 336 gold questions.
 
-    python benchmarks/question_kinds.py [VARIANT …]
+    python benchmarks/question_kinds.py [VARIANT …] [--figure FILE.png]
 
 Each model learns both sample reports from the base, with the engine's defaults and nothing held out. Each gold question is searched in its
 own report. Nothing in the project was chosen by these rows.
 """
 
+import argparse
 import json
 import random
 import sys
@@ -20,7 +21,9 @@ from nbutils import SentenceTransformersFinetuneEngine
 from nbutils.core import project_folder
 from nbutils.corpus.chunks import load_corpus
 from nbutils.evaluation.gold import load_gold_questions
+from nbutils.evaluation.stats import bootstrap_intervals
 from nbutils.models.names import DEFAULT_MODEL, load_model
+from nbutils.plots.figures import plot_story
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, merged
 from nbutils.questions.pairs import load_pairs
 
@@ -46,6 +49,10 @@ def at_most(pairs: EmbeddingQAFinetuneDataset, number: int) -> EmbeddingQAFinetu
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants", nargs="*")
+    parser.add_argument("--figure", type=Path)
+    options = parser.parse_args()
     nodes = load_corpus([SAMPLE / "norvane_2024.pdf", SAMPLE / "brackwater_2024.pdf"], chunk_size=256, chunk_overlap=40)
     pairs = load_pairs(SAMPLE / "training_questions.csv", nodes)
     kind = pd.read_csv(SAMPLE / "training_questions.csv").drop_duplicates("question").set_index("question").kind
@@ -74,7 +81,8 @@ def main() -> int:
         judge = Judge(path, half=False)
         base = judge.of_model(load_model(DEFAULT_MODEL))
         print(row(judge, "base as shipped", "", base, base, 0), flush=True)
-        for name in sys.argv[1:] or variants:
+        shown = [{"name": "base as shipped", "score": base[:, 0].mean()}]
+        for name in options.variants or variants:
             start = time.monotonic()
             engine = SentenceTransformersFinetuneEngine(
                 variants[name], DEFAULT_MODEL, f"{folder}/model", dev_fraction=0, show_progress_bar=False
@@ -82,6 +90,11 @@ def main() -> int:
             engine.finetune()
             found = judge.of_model(engine.model.eval())
             print(row(judge, name, len(variants[name].queries), found, base, time.monotonic() - start), flush=True)
+            low, high = bootstrap_intervals((found - base)[:, :1], judge.clusters)
+            ends = {"low": shown[0]["score"] + low[0], "high": shown[0]["score"] + high[0]}
+            shown.append({"name": name, "score": found[:, 0].mean(), **ends})
+        if options.figure:
+            plot_story(pd.DataFrame(shown), "hit rate@5").savefig(options.figure, bbox_inches="tight")
     return 0
 
 
