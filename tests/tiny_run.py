@@ -18,6 +18,8 @@ def make_tiny_run(outputs: Path, name: str = "tiny") -> Run:
         save_corpus(nodes, run.path(f"{part}_corpus.json"))
         generate_qa_embedding_pairs(nodes, "offline", output_path=run.path(f"{part}_dataset.json"), verbose=False)
     shutil.copytree(packaged_model(), run.path("model"))
-    run.record("01_build_corpus", parameters={"TRAIN_FILES": [], "VAL_FILES": [], "CHUNK_SIZE": 128, "CHUNK_OVERLAP": 16})
+    run.record(
+        "01_build_corpus", parameters={"TRAIN_FILES": [], "VAL_FILES": [], "CHUNK_SIZE": 128, "CHUNK_OVERLAP": 16}
+    )
     run.record("03_finetune_embedding", parameters={"BASE_MODEL": "all-MiniLM-L6-v2"})
     return run

@@ -87,6 +87,7 @@ def write_evaluation(run: Path) -> Path:
     per_query = pd.read_csv(run / "results" / "per_query.csv")
     per_query["system"] = per_query["system"].replace({"fine-tuned": "fine_tuned", "BM25": "bm25"})
     wanted = per_query[per_query["system"].isin(["base", "fine_tuned", "bm25"])]
+    wanted = wanted[wanted["question_set"].isin(["synthetic", "gold"])]  # those that judge all three
     table = wanted.pivot(index=["question_set", "question", "expected"], columns="system", values="rank")
     table = table[["base", "fine_tuned", "bm25"]].astype("Int64").reset_index()
     table = table.rename(columns={"expected": "chunk"}).sort_values(["question_set", "chunk", "question"])
