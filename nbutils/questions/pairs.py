@@ -68,7 +68,7 @@ def load_pairs(path: str | Path, nodes: "Sequence[TextNode]", *, bad_rows: str =
     if bad and (bad_rows == "fail" or len(bad) == len(found)):
         raise UserError(
             f"PAIRS: {path} has {len(bad)} bad rows of {len(found)}: {told(bad, 20)}. Correct them, or use the rest "
-            'with bad_rows="skip".'
+            'with bad_rows="skip" (BAD_ROWS of a run).'
         )
     queries, relevant = {}, {}
     table = pd.DataFrame([asdict(place) for place in found])
