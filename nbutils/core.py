@@ -85,10 +85,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _put(workspace, target, path)
     except Exception as error:
         names = f"{getattr(error, 'filename', '')} {getattr(error, 'filename2', '')}"
-        ours = (
-            workspace is None or str(workspace) in names
-        )  # else it is the block's own trouble, unless the disk is full,
-        if isinstance(error, UserError) or not (ours or _FULL.search(str(error))):  # which libraries tell in many ways
+        ours = workspace is None or str(workspace) in names  # else it is the block's own trouble
+        full = _FULL.search(str(error))  # libraries tell that in many ways
+        if isinstance(error, UserError) or not (ours or full):
             raise
         raise cannot_write(path, error) from error
     finally:

@@ -55,10 +55,10 @@ def _read(path: Path, data: bytes) -> dict:
         text, _, headings = _html_text(_docx_html(path))
         title = outline.docx_title(path)
     elif suffix in (".html", ".htm"):
-        page, guessed = _decode(path, data, is_page=True)
+        page, guessed = decoded(path, data, is_page=True)
         text, title, headings = _html_text(page)
     else:
-        text, guessed = _decode(path, data)
+        text, guessed = decoded(path, data)
         text = _DATA_URL.sub("", text)
     text = clean(text)
     if not text:
@@ -219,7 +219,7 @@ def clean(text: str) -> str:
     return re.sub(r"[ \t]+\n", "\n", text).strip()
 
 
-def _decode(path: Path, data: bytes, is_page: bool = False) -> tuple[str, str | None]:
+def decoded(path: Path, data: bytes, is_page: bool = False) -> tuple[str, str | None]:
     """Return the text of a file, and its encoding where neither the file nor UTF-8 tells it, so that it is guessed."""
     for mark, encoding in (
         (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nbutils.core import UserError, first_line, progress
+from nbutils.core import UserError, asked, first_line, progress
 from nbutils.evaluation.documents import document_metrics
 from nbutils.evaluation.export import distinct, save_comparison
 from nbutils.evaluation.stats import statistics
-from nbutils.evaluation.walkthrough import as_model, check_top_k, embed_texts, is_service, passages, relevance
+from nbutils.evaluation.walkthrough import as_model, check_top_k, embed_texts, is_service, relevance
 from nbutils.models.metrics import query_metrics
 from nbutils.models.names import is_static, longest_input
 from nbutils.models.search import DEPTH, Ranking, bm25_search, fuse, vector_search
 from nbutils.models.vectors import EmbeddingCache, sentence_transformer
+from nbutils.questions.dataset import passages
 from nbutils.questions.llms import has_key
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def compare_models(
         notes.append("Hybrid search weighs both rankings alike.")
     for name, data in datasets.items():
         if judged_by := getattr(data, "judged_by", ""):
-            notes.append(f"What is relevant to the {name} questions: {judged_by}.")
+            notes.append(f"What is relevant to the {asked(name)}: {judged_by}.")
     per_query = pd.concat(
         [query_rows(name, datasets[name], system, ranking, top_k, nodes) for name in datasets
          for system, ranking in rankings[name].items()], ignore_index=True,

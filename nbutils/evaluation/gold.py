@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from nbutils.core import UserError, content_hash
-from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
+from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, headers_of
 from nbutils.questions.pairs import told
 from nbutils.questions.places import BAD, PLACED, Places
 from nbutils.questions.tables import Row, find_table, read_table
@@ -135,7 +135,7 @@ def load_gold_questions(
         queries={query: place.question for query, place in placed.items()},
         corpus={node.node_id: node.get_content() for node in nodes},
         relevant_docs={query: place.chunks for query, place in placed.items()},
-        headers={node.node_id: node.metadata["header"] for node in nodes if node.metadata.get("header")},
+        headers=headers_of(nodes),
         placed={query: place.by for query, place in placed.items()},
         left_out=[told([place]) for place in absent],
     )

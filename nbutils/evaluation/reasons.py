@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nbutils.core import UserError
+from nbutils.core import UserError, asked
 from nbutils.evaluation.compare import Comparison
 from nbutils.evaluation.inspection import question_style
 from nbutils.evaluation.leaks import wording_overlap
 from nbutils.evaluation.verdict import questions_needed
-from nbutils.evaluation.walkthrough import passages
 from nbutils.models.names import DEFAULT_MODEL, load_tokenizer
+from nbutils.questions.dataset import passages
 from nbutils.questions.filters import near_duplicates
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def reasons(
     rows: list[Reason] = []
     if not gain.low > 0:
         gold = comparison.datasets[decisive]
-        rows += [*_judging(gain, base, metric), *_unlike(train_dataset, gold, decisive)]
+        rows += [*_judging(gain, base, metric), *_unlike(train_dataset, gold, asked(decisive))]
         rows += [*_chunks(train_dataset, gold, summary), *_training(gain, summary)]
     return pd.DataFrame(rows, columns=["cause", "evidence", "next_step"])
 
@@ -72,21 +72,21 @@ def _judging(gain, base: float, metric: str) -> Iterator[Reason]:
         yield "the base is already there", f"its {metric} is {base:.3f}", "keep it, or judge by harder questions"
 
 
-def _unlike(train, gold, name: str) -> Iterator[Reason]:
+def _unlike(train, gold, asked_of: str) -> Iterator[Reason]:
     cause, step = "training questions unlike those asked", "train on questions like those asked: PAIRS, or another LLM"
     sets = list(train.queries.values()), list(gold.queries.values())
     shared = [wording_overlap(dataset).mean() for dataset in (train, gold)]
     if abs(shared[0] - shared[1]) > 0.2:
-        evidence = f"they share {shared[0]:.0%} of their words with their chunk, the {name} questions {shared[1]:.0%}"
+        evidence = f"they share {shared[0]:.0%} of their words with their chunk, the {asked_of} {shared[1]:.0%}"
         yield f"{cause}: wording", evidence, step
     words = [np.median([len(question.split()) for question in questions]) for questions in sets]
     if max(words) > 1.75 * min(words):
-        yield f"{cause}: length", f"half have over {words[0]:.0f} words, of the {name} ones over {words[1]:.0f}", step
+        yield f"{cause}: length", f"half have over {words[0]:.0f} words, of the {asked_of} over {words[1]:.0f}", step
     styles = [[question_style(question) for question in questions] for questions in sets]
     share = {style: [part.count(style) / len(part) for part in styles] for style in {*styles[0], *styles[1]}}
-    style, (trained, asked) = max(share.items(), key=lambda item: (abs(item[1][0] - item[1][1]), item[0]))
-    if abs(trained - asked) > 0.3:
-        evidence = f"“{style}”: {trained:.0%} of them, {asked:.0%} of the {name} questions"
+    style, (trained, wanted) = max(share.items(), key=lambda item: (abs(item[1][0] - item[1][1]), item[0]))
+    if abs(trained - wanted) > 0.3:
+        evidence = f"“{style}”: {trained:.0%} of them, {wanted:.0%} of the {asked_of}"
         yield f"{cause}: kind", evidence, step
 
 

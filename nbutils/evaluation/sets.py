@@ -1,11 +1,11 @@
-"""The question sets of a run: synthetic ones, people's about the validation documents, people's about all documents."""
+"""The gold questions of a run: those about the validation documents, and those about all documents."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nbutils.evaluation.gold import GoldQuestions, gold_questions
-from nbutils.evaluation.leaks import plain_words, remove_leaks, without_chunks
-from nbutils.questions.places import source
+from nbutils.evaluation.leaks import remove_leaks, without_chunks
+from nbutils.questions.places import plain_words, source
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,7 @@ def gold_sets(
     *,
     keep_leaks: bool = False,
 ) -> dict[str, GoldQuestions]:
-    """Return people's questions as question sets; none where there are no gold questions.
+    """Return the gold questions as question sets; none where there are no gold questions.
 
     `gold` holds the questions about the validation documents: it judges a model that was trained on the others.
     `gold, all documents` holds every question, each searched in its own document: it judges a model that was trained

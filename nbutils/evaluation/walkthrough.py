@@ -11,6 +11,7 @@ from nbutils.core import UserError, write_atomic
 from nbutils.models.names import load_model, resolve_embed_model
 from nbutils.models.search import retrieve_as_llama_index
 from nbutils.models.vectors import EmbeddingCache, model_fingerprint, sentence_transformer
+from nbutils.questions.dataset import passages
 
 if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -50,11 +51,6 @@ def relevance(dataset) -> dict[str, dict[str, float]]:
     if not grades:
         raise UserError("The dataset holds no question. Run 02_generate_questions first.")
     return grades
-
-
-def passages(dataset) -> dict[str, str]:
-    """Return chunk id -> what is embedded and searched of it: its text, below its header where the dataset has one."""
-    return dataset.passages() if hasattr(dataset, "passages") else dict(dataset.corpus)
 
 
 def check_top_k(top_k: int) -> None:

@@ -2,12 +2,16 @@
 
 import json
 import operator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from nbutils.core import UserError, write_atomic
+
+if TYPE_CHECKING:
+    from llama_index.core.schema import BaseNode
 
 
 class EmbeddingQAFinetuneDataset(BaseModel):
@@ -50,8 +54,7 @@ class EmbeddingQAFinetuneDataset(BaseModel):
 
     def passages(self) -> dict[str, str]:
         """Return what is embedded of each chunk: chunk id -> header and text, on lines of their own."""
-        headed = {chunk_id: f"{header}\n{self.corpus[chunk_id]}" for chunk_id, header in self.headers.items() if header}
-        return self.corpus | headed
+        return {chunk_id: headed(self.headers.get(chunk_id, ""), text) for chunk_id, text in self.corpus.items()}
 
     def save_json(self, path: str | Path) -> None:
         """Write the dataset to `path`, whole or not at all."""
@@ -88,6 +91,21 @@ class EmbeddingQAFinetuneDataset(BaseModel):
                     f"Question {query_id} in {name} points to no chunk of the corpus. Remove it or add its chunk."
                 )
         return self
+
+
+def headed(header: str, text: str) -> str:
+    """Return what is embedded of a chunk: its header, if it has one, and its text below."""
+    return f"{header}\n{text}" if header else text
+
+
+def headers_of(nodes: "Iterable[BaseNode]") -> dict[str, str]:
+    """Return the headers of the nodes that have one, by id."""
+    return {node.node_id: node.metadata["header"] for node in nodes if node.metadata.get("header")}
+
+
+def passages(dataset: Any) -> dict[str, str]:
+    """Return what is embedded of each chunk, by its id, of a dataset of this class or of LlamaIndex's."""
+    return dataset.passages() if hasattr(dataset, "passages") else dict(dataset.corpus)
 
 
 def merged(*datasets: EmbeddingQAFinetuneDataset) -> EmbeddingQAFinetuneDataset:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PrivateAttr
 
 from nbutils.core import UserError, content_hash
-from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
+from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, headers_of
 from nbutils.questions.places import BAD, ELSEWHERE, NOWHERE, PLACED, Place, Places
 from nbutils.questions.tables import find_table, read_table
 
@@ -80,7 +80,7 @@ def load_pairs(path: str | Path, nodes: "Sequence[TextNode]", *, bad_rows: str =
             relevant[query] = list(dict.fromkeys([*relevant.get(query, ()), *place.chunks]))
     print(f"PAIRS: {_account(found, queries, relevant)}.")
     corpus = {node.node_id: node.get_content() for node in nodes}
-    headers = {node.node_id: node.metadata["header"] for node in nodes if node.metadata.get("header")}
+    headers = headers_of(nodes)
     pairs = Pairs(queries=queries, corpus=corpus, relevant_docs=relevant, headers=headers)
     pairs._placed = table
     return pairs

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nbutils.core import UserError, content_hash
 from nbutils.questions.ask import Request
+from nbutils.questions.dataset import headers_of
 from nbutils.questions.filters import skip_reason
 from nbutils.questions.llms import llm_signature
 from nbutils.questions.prompts import render_prompt
@@ -83,7 +84,7 @@ def make_plan(nodes: "Sequence[BaseNode]", llm, template, settings: QuestionSett
             prompt = render_prompt(template, text, number, settings.language, settings.seed, examples)
             by_text[text] = Request(content_hash(prompt, signature, str(number), length=32), prompt)
         requests[chunk_id] = by_text[text]
-    headers = {node.node_id: node.metadata["header"] for node in nodes if node.metadata.get("header")}
+    headers = headers_of(nodes)
     return Plan(llm, texts, skipped, requests, headers)
 
 

@@ -1,6 +1,5 @@
 """Tables of questions as people keep them: CSV of any dialect and encoding, TSV, XLSX, JSON, JSON Lines."""
 
-import codecs
 import io
 import json
 import re
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from nbutils.core import UserError, first_line
 from nbutils.corpus.files import find_files, resolve
+from nbutils.corpus.read import decoded
 
 NAMES = {
     "question": ("question", "query", "anchor", "search_query", "search_term", "search_phrase", "search", "subject",
@@ -50,16 +50,20 @@ def find_table(name: str, files: Sequence[str], beside: str) -> Path | None:
     return next((folder / beside for folder in folders if (folder / beside).is_file()), None)
 
 
-def read_questions(path: str | Path) -> list[str]:
-    """Return the questions of a table (one with a column `question`), or the lines of a text file; [] for no path."""
-    if not path:
+def read_questions(name: str | Path) -> list[str]:
+    """Return the questions of a table (its column `question`), or the lines of a text file; [] for an empty name.
+
+    Raises:
+        UserError: the file cannot be read, or holds no question.
+    """
+    if not name:
         return []
-    if Path(path).suffix.lower() == ".txt":
-        return [line.strip() for line in _decoded(Path(path).read_bytes(), Path(path)).splitlines() if line.strip()]
-    found = [row.cell("question") for _, row in read_table(path)[0]]
-    if not any(found):
-        raise UserError(f"{path} holds no question. It needs a column 'question'.")
-    return [question for question in found if question]
+    path = Path(resolve(str(name)))
+    lines = _text(_bytes(path), path).splitlines() if path.suffix.lower() == ".txt" else None
+    found = [row.cell("question") for _, row in read_table(path)[0]] if lines is None else map(str.strip, lines)
+    if not (questions := list(filter(None, found))):
+        raise UserError(f"{path} holds no question. It needs a column 'question', or one question per line in a .txt.")
+    return questions
 
 
 def read_table(path: str | Path) -> tuple[list[tuple[int, Row]], dict[int, str]]:
@@ -76,11 +80,8 @@ def read_table(path: str | Path) -> tuple[list[tuple[int, Row]], dict[int, str]]
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}. Name a CSV, XLSX or JSON file of questions.") from error
-    text = "" if suffix in (".xlsx", ".xlsm") else _decoded(data, path)
+    data = _bytes(path)
+    text = "" if suffix in (".xlsx", ".xlsm") else _text(data, path)
     try:
         if suffix in (".xlsx", ".xlsm"):
             found = _with_header(_sheet(data), 1, strict=False)
@@ -110,21 +111,15 @@ def _column(name: object) -> str:
     return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", str(name)).strip().lower()).strip("_")
 
 
-def _decoded(data: bytes, path: Path) -> str:
-    from charset_normalizer import from_bytes
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}. Name a CSV, XLSX or JSON file of questions.") from error
 
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        text = data.decode("utf-16", "replace")
-    elif b"\0" in data[:1000]:  # UTF-16 without its mark: Western letters leave every other byte 0
-        text = data.decode("utf-16-be" if data[:1000:2].count(0) > data[1:1000:2].count(0) else "utf-16-le", "replace")
-    else:
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = str(from_bytes(data).best() or "")
-    if data and not text:
-        raise UserError(f"{path} is no text in a known encoding. Save it as CSV with UTF-8 encoding.")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+def _text(data: bytes, path: Path) -> str:
+    return decoded(path, data)[0].replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _json_lines(text: str) -> list[tuple[int, object]]:

@@ -9,8 +9,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch.nn.utils.rnn import pad_sequence
 
+from nbutils.questions.dataset import headed
 from nbutils.training.options import TrainingOptions
-from nbutils.training.split import TrainingPairs, headed
+from nbutils.training.split import TrainingPairs
 from nbutils.training.teacher import without
 
 AT_ONCE = 1024  # texts that the tokenizer is given together

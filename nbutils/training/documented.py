@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class DocumentedEngine:
-    """The engine of `llama_index.finetuning` as documented, with the attributes of ours that a report needs.
+    """The engine of `llama_index.finetuning` as documented, with the attributes of ours that a run needs.
 
     Args:
         dataset: anything with `queries`, `corpus` and `relevant_docs`.
@@ -54,6 +54,9 @@ class DocumentedEngine:
                 "Run `pip install llama-index-finetuning 'mistralai<2'`."
             ) from error
         torch.manual_seed(seed)
+        self.model_output_path = Path(model_output_path)
+        self.options = {name: value for name, value in options.items() if name != "val_dataset"}
+        self.options |= {"seed": seed, "max_seq_length": max_seq_length, "on_progress": on_progress}
         if options.get("val_dataset") is None:
             options["evaluation_steps"] = 0  # otherwise its fit() stops: there is nothing to evaluate with
         self.on_progress, self.summary = on_progress, {}

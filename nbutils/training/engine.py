@@ -18,19 +18,12 @@ import torch
 from nbutils.core import UserError, content_hash, first_line
 from nbutils.models.names import DEFAULT_MODEL, is_static, load_model, longest_input
 from nbutils.models.vectors import model_fingerprint
-from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
+from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, passages
 from nbutils.training.card import lineage, model_card
 from nbutils.training.folder import need_model, open_embedding, save_folder
 from nbutils.training.loss import process, processes
 from nbutils.training.options import TrainingOptions
-from nbutils.training.split import (
-    TrainingPairs,
-    passages,
-    questions_about,
-    search_scores,
-    split_questions,
-    training_pairs,
-)
+from nbutils.training.split import TrainingPairs, questions_about, search_scores, split_questions, training_pairs
 from nbutils.training.trainer import (
     DEV_SCORE,
     Recorder,

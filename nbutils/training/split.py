@@ -12,7 +12,7 @@ from nbutils.core import UserError
 from nbutils.models.metrics import query_metrics
 from nbutils.models.search import vector_search
 from nbutils.models.vectors import encode
-from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
+from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, headed, passages
 
 LONGEST_BLOCK = 8  # neighbouring chunks that are held out together
 LEAST_OVERLAP = 20  # characters that two neighbours share by more than chance
@@ -128,16 +128,6 @@ def training_pairs(dataset: Any, query_ids: list[str], use_all_docs: bool = Fals
         )
     queries = [dataset.queries[query_id] for query_id in query_ids]
     return TrainingPairs(queries, texts, [header for header, _ in number], positives, groups)
-
-
-def headed(header: str, text: str) -> str:
-    """Return what is embedded of a chunk, as `passages()` of a dataset has it."""
-    return f"{header}\n{text}" if header else text
-
-
-def passages(dataset: Any) -> dict[str, str]:
-    """Return what is embedded of each chunk by its id: its header, where the dataset has one, and its text."""
-    return dataset.passages() if hasattr(dataset, "passages") else dict(dataset.corpus)
 
 
 def questions_about(dataset: Any, query_ids: list[str]) -> EmbeddingQAFinetuneDataset:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from nbutils.models.search import BM25Index
-from nbutils.training.split import TrainingPairs, headed
+from nbutils.questions.dataset import headed
+from nbutils.training.split import TrainingPairs
 
 TEMPERATURE = 0.3
 LEAST_LEFT = 0.3  # share of a chunk's characters that must be left

@@ -1,7 +1,7 @@
 import pytest
 
 from nbutils.core import UserError
-from nbutils.pipeline.leaderboard import compare_runs
+from nbutils.pipeline.leaderboard import compare_runs, story
 from nbutils.pipeline.run import Run
 
 
@@ -49,3 +49,24 @@ def test_a_leaderboard_ranks_by_lift_and_tells_what_it_leaves_out(short, tmp_pat
     assert "Left out:\n  broken, 01_build_corpus: no text" in board.to_text()
     with pytest.raises(UserError, match=r"has results yet(.|\n)*broken, 01_build_corpus: no text"):
         compare_runs(["broken"], outputs=outputs)
+
+
+def test_a_story_holds_only_runs_that_were_judged_by_the_same_questions(outputs):
+    def write(name, base, **systems):
+        run = Run(name, outputs)
+        values = {"base": base, "BM25": 0.3} | {key.replace("_", " "): value for key, value in systems.items()}
+        rows = [f"gold,{system},hit_rate@5,{value}\n" for system, value in values.items()]
+        run.path("results", "metrics.csv").write_text("question_set,system,metric,value\n" + "".join(rows))
+        gains = [f"gold,{s},hit_rate@5,{v - base - 0.1},{v - base + 0.1}\n" for s, v in values.items() if s != "base"]
+        run.path("results", "differences.csv").write_text("question_set,system,metric,low,high\n" + "".join(gains))
+
+    write("one", 0.5, **{"fine-tuned": 0.6})
+    write("two", 0.5, **{"fine-tuned": 0.6, "fine-tuned on all": 0.7, "fine-tuned on all + BM25": 0.8})
+    write("other", 0.4, **{"fine-tuned": 0.9})
+    table = story({"one": "A", "two": "B", "other": "C", "none": "D"}, outputs=outputs)
+    assert list(table.name) == [
+        "base model", "keyword search (BM25)", "A, other documents", "B, other documents", "B, all documents",
+        "B, all documents, with BM25",
+    ]  # fmt: skip
+    assert table.score.to_list() == [0.5, 0.3, 0.6, 0.6, 0.7, 0.8]
+    assert table.low[4] == pytest.approx(0.6) and table.high[4] == pytest.approx(0.8) and table.low.isna()[0]

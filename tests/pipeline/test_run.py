@@ -141,3 +141,20 @@ def test_a_run_that_fails_for_forgetting_has_its_report(short, tmp_path):
     assert (result.status, result.failed_step) == ("failed", "04_evaluate_models")
     page = result.report.read_text()
     assert "The verdict: it forgot" in page and "Traceback" not in page and "UserError" not in page
+
+
+def test_the_model_to_deploy_is_the_one_on_all_documents_where_it_was_trained(tmp_path):
+    run = Run("r", tmp_path)
+    assert run.model == run.folder / "model"
+    for name in ("model", "model_all"):
+        run.path(name, "x").write_text("")
+        assert run.model == run.folder / name
+    run.remove("model_all")
+    assert run.model == run.folder / "model"
+
+
+def test_a_parameter_of_a_notebook_that_has_not_run_is_its_default(tmp_path):
+    run = Run("r", tmp_path)
+    assert run.parameter("04_evaluate_models", "GOLD_QUESTIONS") == "auto"
+    run.record("04_evaluate_models", parameters={"GOLD_QUESTIONS": "mine.csv"})
+    assert run.parameter("04_evaluate_models", "GOLD_QUESTIONS") == "mine.csv"

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from nbutils.core import UserError
-from nbutils.questions.tables import read_table
+from nbutils.questions.tables import read_questions, read_table
 
 WIDE = "Was kostet es?"
 
@@ -50,3 +50,15 @@ def test_notes_beside_a_sheet_are_no_mistake(tmp_path):
     pd.DataFrame([["question", "page", None], ["When?", 3, "ask Ann"]]).to_excel(sheet, index=False, header=False)
     (tmp_path / "a.xlsx").write_bytes(sheet.getvalue())
     assert read_table(tmp_path / "a.xlsx") == ([(2, {"question": "When?", "page": "3"})], {})
+
+
+def test_example_questions_come_from_a_table_or_from_lines_and_what_is_missing_is_named(tmp_path):
+    (tmp_path / "log.csv").write_text("query;page\nWhen?;3\n\nWhy?;4\n")
+    (tmp_path / "asked.txt").write_bytes("How?\r\n\r\nÜber wen?\r\n".encode("utf-16"))
+    assert read_questions(tmp_path / "log.csv") == ["When?", "Why?"]
+    assert read_questions(tmp_path / "asked.txt") == ["How?", "Über wen?"]
+    assert read_questions("") == []
+    (tmp_path / "empty.txt").write_text("\n")
+    for name, reason in (("none.txt", "Cannot read"), ("empty.txt", "holds no question")):
+        with pytest.raises(UserError, match=f"{reason}|{name}"):
+            read_questions(tmp_path / name)
