@@ -23,7 +23,7 @@ from nbutils.pipeline.steps import EXTRA_NOTEBOOKS, STEPS
 PROJECT = Path(__file__).resolve().parents[1]
 NOTEBOOKS, IMAGES = PROJECT / "notebooks", PROJECT / "docs" / "images"
 MAKE_EXERCISES = [sys.executable, str(NOTEBOOKS / "workshop" / "make_exercises.py")]
-RUNS = {"offline": {"PAIRS": ""}, "tutorial": {}}  # what notebook 5 tells a story about
+RUNS = {"no_pairs": {"PAIRS": ""}, "tutorial": {}}  # what notebook 5 tells a story about
 
 say = functools.partial(print, flush=True)
 
