@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from nbutils.core import write_atomic
+from nbutils.core import asked, write_atomic
 
 if TYPE_CHECKING:
     import nbformat
@@ -145,9 +145,9 @@ def _picture(folder: Path) -> tuple[str, str]:
     table = pd.DataFrame({"name": order, "score": scores[order].to_numpy()})
     for end in ("low", "high"):
         table[end] = (gains[end] + scores[base]).reindex(order).to_numpy()
-    count, who = rows[rows.question_set == name].questions.iloc[0], "people's" if len(by_people) else "generated"
+    count = rows[rows.question_set == name].questions.iloc[0]
     caption = (
-        f"Share of {count} {who} questions ({name}) that find a relevant chunk among the first 5. A bar is the 95 % "
+        f"Share of {count} {asked(name)} that find a relevant chunk among the first 5. A bar is the 95 % "
         "interval of the difference from the base model (dashed line) on the same questions."
     )
     return base64.b64encode(plot_story(table, "hit rate@5")._repr_png_()).decode(), caption
