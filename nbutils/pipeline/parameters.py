@@ -15,7 +15,9 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from nbutils.core import UserError, first_line, project_folder
+from nbutils.corpus.chunks import check_header
 from nbutils.corpus.files import find_files, is_url, resolve
+from nbutils.training.options import TrainingOptions
 
 CHAIN_NOTEBOOKS = ("01_build_corpus", "02_generate_questions", "03_finetune_embedding", "04_evaluate_models")
 FILE_PARAMETERS = ("TRAIN_FILES", "VAL_FILES", "PAIRS", "EXAMPLE_QUESTIONS", "GOLD_QUESTIONS")
@@ -226,8 +228,17 @@ def check_together(values: Mapping[str, Any]) -> None:
         except UserError as error:
             mistakes.append(f"{name}: {error}")
     for name in ("PAIRS", "EXAMPLE_QUESTIONS", "GOLD_QUESTIONS"):
-        if values[name] not in ("", "auto") and not Path(resolve(values[name])).is_file():
+        found_by_itself = values[name] == "auto" and name != "EXAMPLE_QUESTIONS"
+        if values[name] and not found_by_itself and not Path(resolve(values[name])).is_file():
             mistakes.append(f"{name}: there is no file {values[name]}.")
+    checks = {"CHUNK_HEADER": lambda: check_header(values["CHUNK_HEADER"])}
+    if values["ENGINE"] == "nbutils":
+        checks["OPTIONS"] = lambda: TrainingOptions.of(**values["OPTIONS"])
+    for name, check in checks.items():
+        try:
+            check()
+        except UserError as error:
+            mistakes.append(str(error) if name in str(error) else f"{name}: {error}")
     if not values["QUESTIONS_PER_CHUNK"] and not values["PAIRS"]:
         mistakes.append("QUESTIONS_PER_CHUNK is 0 and PAIRS is empty: nothing would be left to learn from.")
     size, overlap = values["CHUNK_SIZE"], values["CHUNK_OVERLAP"]
