@@ -64,14 +64,14 @@ def texts(tmp_path_factory):
     return two_texts(tmp_path_factory.mktemp("texts"))
 
 
-def chain(folder, texts, name="small", **parameters):
+def parameters(texts, **others):
+    files = {"TRAIN_FILES": str(texts / "train.txt"), "VAL_FILES": [str(texts / "val.txt")]}
+    return files | {"CHUNK_SIZE": 64, "CHUNK_OVERLAP": 8, "EPOCHS": 1} | others
+
+
+def chain(folder, texts, **others):
     said = []
-    result = runs.run(
-        name,
-        {"TRAIN_FILES": str(texts / "train.txt"), "VAL_FILES": [str(texts / "val.txt")], "CHUNK_SIZE": 64,
-         "CHUNK_OVERLAP": 8, "EPOCHS": 1, **parameters},
-        outputs=folder, say=said.append,
-    )  # fmt: skip
+    result = runs.run("small", parameters(texts, **others), outputs=folder, say=said.append)
     return result, said
 
 
@@ -97,24 +97,24 @@ def test_the_chain_runs_continues_and_redoes_only_what_changed(texts, tmp_path):
     assert list(retrained.seconds) == ["03_finetune_embedding", "04_evaluate_models"]
 
     shutil.rmtree(result.folder / "model")
-    mended, _ = chain(tmp_path, texts, TOP_K=3, LEARNING_RATE=1e-4)
-    assert list(mended.seconds) == ["03_finetune_embedding", "04_evaluate_models"]
+    same = {"TOP_K": 3, "LEARNING_RATE": 1e-4}
+    assert not runs.is_done("small", parameters(texts, **same), outputs=tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("parameters", "step", "words"),
+    ("given", "step", "words"),
     [
         ({"VAL_FILES": "SAME"}, "01_build_corpus", ["train.txt"]),
         ({"BASE_MODEL": "no/such-model"}, "01_build_corpus", ["no/such-model"]),
         ({"LLM": "openai:gpt-4o-mini"}, "02_generate_questions", ["OPENAI_API_KEY"]),
     ],
 )
-def test_what_goes_wrong_is_named_and_nothing_half_written_stays(texts, tmp_path, monkeypatch, parameters, step, words):
+def test_what_goes_wrong_is_named_and_nothing_half_written_stays(texts, tmp_path, monkeypatch, given, step, words):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    if parameters.get("VAL_FILES") == "SAME":
-        parameters = {"VAL_FILES": [str(texts / "train.txt")]}
-    result, _ = chain(tmp_path, texts, **parameters)
+    if given.get("VAL_FILES") == "SAME":
+        given = {"VAL_FILES": [str(texts / "train.txt")]}
+    result, _ = chain(tmp_path, texts, **given)
     assert (result.status, result.failed_step) == ("failed", step)
     for word in words:
         assert word in result.error

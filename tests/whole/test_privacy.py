@@ -9,6 +9,8 @@ import threading
 import pytest
 from short_chain import two_texts
 
+from nbutils.pipeline.parameters import read_profile, with_defaults
+
 KEYS = ("OPENAI_API_KEY", "HF_TOKEN", "ANTHROPIC_API_KEY", "MISTRAL_API_KEY", "COHERE_API_KEY")
 
 
@@ -35,17 +37,21 @@ def with_keys(proxy: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("profile", [[], ["--profile", "offline"]])
-def test_a_run_that_names_no_service_asks_none(recorder, tmp_path, profile):
+def test_a_run_that_names_no_service_asks_none(recorder, tmp_path):
     proxy, asked = recorder
     texts = two_texts(tmp_path / "texts")
     done = subprocess.run(
-        [sys.executable, "-m", "nbutils", "run", *profile, "-p", "TRAIN_FILES", texts / "train.txt",
+        [sys.executable, "-m", "nbutils", "run", "-p", "TRAIN_FILES", texts / "train.txt",
          "-p", "VAL_FILES", texts / "val.txt", "-p", "CHUNK_SIZE", "64", "-p", "CHUNK_OVERLAP", "8", "-p", "EPOCHS", "1"],
         capture_output=True, text=True, env=with_keys(proxy),
     )  # fmt: skip
     assert asked == []
     assert done.returncode == 0, done.stderr
+
+
+def test_the_offline_profile_is_the_defaults():
+    defaults = with_defaults({})
+    assert {name: defaults[name] for name in read_profile("offline")} == read_profile("offline")
 
 
 def test_this_proxy_sees_what_goes_out(recorder):
