@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from nbutils.evaluation.gold import GoldQuestions, gold_questions
 from nbutils.evaluation.leaks import remove_leaks, without_chunks
+from nbutils.questions.dataset import with_queries
 from nbutils.questions.places import plain_words, source
 
 if TYPE_CHECKING:
@@ -58,7 +59,10 @@ def gold_sets(
         print(
             f"{len(copies)} gold questions have a near-copy among the training questions:", *copies.question, sep="\n- "
         )
-        rest = {f"{each}, no near-copies": _without_questions(data, set(copies.index)) for each, data in sets.items()}
+        rest = {
+            f"{each}, no near-copies": with_queries(data, data.queries.keys() - set(copies.index))
+            for each, data in sets.items()
+        }
         sets |= {each: data for each, data in rest.items() if data.queries}
     return sets
 
@@ -90,10 +94,3 @@ def near_copies(asked: Mapping[str, str], taught: Iterable[str], threshold: floa
         if best is not None and shares[best] >= threshold:
             rows[key] = (question, words[best][0], round(shares[best], 2))
     return pd.DataFrame.from_dict(rows, orient="index", columns=["question", "taught", "share"])
-
-
-def _without_questions(dataset: GoldQuestions, gone: set[str]) -> GoldQuestions:
-    rest = dataset.model_copy()
-    rest.queries = {key: text for key, text in dataset.queries.items() if key not in gone}
-    rest.relevant_docs = {key: dataset.relevant_docs[key] for key in rest.queries}
-    return rest

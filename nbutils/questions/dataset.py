@@ -1,8 +1,9 @@
 """The (question, chunk) pairs in the walkthrough's own JSON format."""
 
+import copy
 import json
 import operator
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,14 @@ def headers_of(nodes: "Iterable[BaseNode]") -> dict[str, str]:
 def passages(dataset: Any) -> dict[str, str]:
     """Return what is embedded of each chunk, by its id, of a dataset of this class or of LlamaIndex's."""
     return dataset.passages() if hasattr(dataset, "passages") else dict(dataset.corpus)
+
+
+def with_queries(dataset: Any, kept: Container[str]) -> Any:
+    """Return a copy of the dataset with only these queries, and all its chunks."""
+    rest = copy.copy(dataset)
+    rest.queries = {key: text for key, text in dataset.queries.items() if key in kept}
+    rest.relevant_docs = {key: dataset.relevant_docs[key] for key in rest.queries}
+    return rest
 
 
 def merged(*datasets: EmbeddingQAFinetuneDataset) -> EmbeddingQAFinetuneDataset:

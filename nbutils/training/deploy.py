@@ -1,10 +1,15 @@
-"""The model to deploy: one that has learned all documents that will be searched."""
+"""The model to deploy: one that has learned all documents that will be searched, and people's own questions too."""
 
+import json
+import random
 from pathlib import Path
 from typing import Any
 
-from nbutils.questions.dataset import merged
+from nbutils.core import UserError, write_atomic
+from nbutils.questions.dataset import merged, with_queries
 from nbutils.training.documented import DocumentedEngine
+
+OWN_QUESTIONS_EPOCHS = 3
 
 
 def continue_on_all(engine: Any, *datasets: Any, output_path: str | Path, epochs: int = 1) -> Any:
@@ -30,3 +35,58 @@ def continue_on_all(engine: Any, *datasets: Any, output_path: str | Path, epochs
     deployed = type(engine)(merged(*datasets), **options)
     deployed.finetune()
     return deployed
+
+
+def learn_questions(deployed: Any, questions: Any, folder: str | Path, *, folds: int = 5, seed: int = 0) -> Any:
+    """Train the model to deploy on people's own questions, and make the models that judge what that brings.
+
+    A model cannot be judged by questions that it has learned. So the questions are parted into folds, and for each
+    fold a model learns all questions but the fold's (cross-validation). `compare_models(by_folds=…)` searches each
+    question with the model that has not learned it, nor any other question about its chunks.
+
+    Args:
+        deployed: the engine of the model to deploy, whose folder is written anew with a model that has learned all.
+        questions: the dataset of people's questions.
+        folder: for the folds: a model in each of `0`, `1`, …, and `folds.json`, chunk id -> fold.
+        folds: how many; fewer where there are not as many groups of questions.
+        seed: of the parting.
+
+    Returns:
+        The engine of the model that has learned all questions.
+
+    Raises:
+        UserError: all questions are about the same chunk, so that none could be held out.
+    """
+    parts = question_folds(questions, folds, seed)
+    if len(parts) < 2:
+        raise UserError("TRAIN_ON_GOLD: these questions are all about one chunk. Add questions about other chunks.")
+    folder, epochs = Path(folder), OWN_QUESTIONS_EPOCHS
+    chunks = {}
+    for number, held_out in enumerate(parts):
+        rest = with_queries(questions, set(questions.queries) - held_out)
+        continue_on_all(deployed, rest, output_path=folder / str(number), epochs=epochs)
+        chunks |= {chunk: number for query in held_out for chunk in questions.relevant_docs[query]}
+    write_atomic(folder / "folds.json", json.dumps(chunks, indent=1))
+    return continue_on_all(deployed, questions, output_path=deployed.model_output_path, epochs=epochs)
+
+
+def question_folds(questions: Any, folds: int, seed: int = 0) -> list[set[str]]:
+    """Return the query ids of each fold, of about the same size; queries that share a relevant chunk are in one fold."""
+    parent: dict[str, str] = {}
+
+    def root(chunk: str) -> str:
+        while parent.setdefault(chunk, chunk) != chunk:
+            chunk = parent[chunk]
+        return chunk
+
+    for first, *others in map(list, questions.relevant_docs.values()):
+        for other in others:
+            parent[root(other)] = root(first)
+    groups: dict[str, set[str]] = {}
+    for query in questions.queries:
+        groups.setdefault(root(next(iter(questions.relevant_docs[query]))), set()).add(query)
+    shuffled = random.Random(seed).sample(list(groups.values()), len(groups))
+    parts: list[set[str]] = [set() for _ in range(min(folds, len(groups)))]
+    for group in sorted(shuffled, key=len, reverse=True):
+        min(parts, key=len).update(group)
+    return parts

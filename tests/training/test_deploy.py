@@ -1,10 +1,13 @@
 """The model to deploy goes on from the walkthrough's, with the same options."""
 
+import json
+
 import pytest
 from safetensors.torch import load_file
 
-from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
-from nbutils.training.deploy import continue_on_all
+from nbutils.core import UserError
+from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, with_queries
+from nbutils.training.deploy import continue_on_all, learn_questions, question_folds
 from nbutils.training.documented import DocumentedEngine
 from nbutils.training.engine import SentenceTransformersFinetuneEngine
 
@@ -47,3 +50,34 @@ def test_the_documented_engine_goes_on_with_its_own_options(tiny, halves, tmp_pa
     deployed = continue_on_all(first, *halves, output_path=tmp_path / "all")
     assert deployed.summary["recipe"] == {"engine": "llama-index", "epochs": 1, "batch_size": 4}
     assert deployed.summary["max_seq_length"] == 32 and (tmp_path / "all" / "modules.json").exists()
+
+
+def test_questions_about_the_same_chunk_are_in_one_fold_and_folds_are_alike():
+    found = {f"q{i}": [f"c{i // 2}"] for i in range(40)} | {"both": ["c0", "c1"]}
+    dataset = EmbeddingQAFinetuneDataset(
+        queries=dict.fromkeys(found, "?"), corpus={chunk: "" for each in found.values() for chunk in each},
+        relevant_docs=found,
+    )  # fmt: skip
+    parts = question_folds(dataset, 4)
+    assert sorted(map(len, parts)) == [10, 10, 10, 11] and set.union(*parts) == set(found)
+    assert any({"q0", "q1", "q2", "q3", "both"} <= part for part in parts)
+    assert question_folds(dataset, 4, seed=1) != parts == question_folds(dataset, 4)
+    assert len(question_folds(with_queries(dataset, {"q0", "q9"}), 4)) == 2
+
+
+def test_each_fold_has_a_model_that_has_not_learned_its_questions(tiny, halves, tmp_path):
+    first = SentenceTransformersFinetuneEngine(
+        halves[0], tiny, tmp_path / "all", batch_size=8, epochs=1, learning_rate=1e-3, show_progress_bar=False
+    )
+    first.finetune()
+    before = (tmp_path / "all" / "model.safetensors").read_bytes()
+    asked = with_queries(halves[1], list(halves[1].queries)[:12])
+    deployed = learn_questions(first, asked, tmp_path / "folds", folds=3)
+    folds = json.loads((tmp_path / "folds" / "folds.json").read_text())
+    assert set(folds) == {asked.relevant_docs[query][0] for query in asked.queries} and set(folds.values()) == {0, 1, 2}
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("folds/0", "folds/1", "folds/2", "all")]
+    assert len({before, *models}) == 5
+    assert deployed.summary["train_questions"] == 12 and deployed.model_output_path == first.model_output_path
+    alone = with_queries(asked, list(asked.queries)[:1])
+    with pytest.raises(UserError, match=r"TRAIN_ON_GOLD.*one chunk"):
+        learn_questions(first, alone, tmp_path / "none")
