@@ -140,13 +140,13 @@ def retrieve_as_llama_index(queries: np.ndarray, corpus: np.ndarray, ids: Sequen
 
 
 # Scripts that put no space between words: Thai, Lao, Burmese, Khmer, kana, Chinese characters.
-_UNSPACED = (
+UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3041-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
 # A word is two letters or digits or more; vowel signs and accents of other scripts belong to it.
 _WORDS = re.compile(
-    rf"([{_UNSPACED}]+)|(?:(?![{_UNSPACED}])[\w\u0300-\u036f\u0591-\u05c7\u0610-\u065f\u0900-\u0963\u0966-\u0dff]){{2,}}"
+    rf"([{UNSPACED}]+)|(?:(?![{UNSPACED}])[\w\u0300-\u036f\u0591-\u05c7\u0610-\u065f\u0900-\u0963\u0966-\u0dff]){{2,}}"
 )
 
 

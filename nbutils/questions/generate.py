@@ -1,6 +1,7 @@
 """Questions for every chunk of a corpus: asked at once, kept in a store, filtered, and accounted for."""
 
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -99,6 +100,12 @@ def generate_qa_embedding_pairs(
         if work.asker.out_of_budget:
             spent = f"{settings.budget.used_calls} calls, {settings.budget.used_tokens:,} tokens"
             print(f"The budget is spent ({spent}). Raise it to go on.")
+    if learns and plan.texts and not dataset.queries:
+        warnings.warn(
+            "The offline generator found no sentence and no keyword in these chunks. It needs a language that puts "
+            "spaces between words; name a language model by LLM, or your own questions by PAIRS.",
+            stacklevel=2,
+        )
     return dataset
 
 

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urldefrag
 
+from nbutils.models.search import UNSPACED
 from nbutils.questions.tables import Row
 
 if TYPE_CHECKING:
@@ -17,14 +18,20 @@ if TYPE_CHECKING:
 PLACED, NOWHERE, ELSEWHERE, BAD = "placed", "no chunk holds it", "of another file", "bad row"
 
 
+_PLAIN_WORDS = re.compile(rf"\d+(?:[.,]\d+)*|[{UNSPACED}]|(?:(?![{UNSPACED}])[^\W\d_])+")
+
+
 def plain_words(text: str) -> list[str]:
-    """Return the words and numbers of a text in lower case, without accents, hyphenation or punctuation."""
+    """Return the words and numbers of a text in lower case, without accents, hyphenation or punctuation.
+
+    Where a script has no spaces, each character counts as a word.
+    """
     text = re.sub(r"(\w)[-\u2010]\s*\n\s*(\w)", r"\1\2", text)
     if not text.isascii():
         decomposed = unicodedata.normalize("NFKD", text.replace("\u00ad", ""))
         text = "".join(character for character in decomposed if not unicodedata.combining(character))
     text = text.lower()
-    return re.findall(r"\d+(?:[.,]\d+)*|[^\W\d_]+", text)
+    return _PLAIN_WORDS.findall(text)
 
 
 def shingles(words: Sequence[str], size: int = 8) -> set[tuple[str, ...]]:
