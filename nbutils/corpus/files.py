@@ -107,28 +107,23 @@ def _expand(item: str | Path, passed_over: list[str]) -> list[Path | str]:
     if is_url(text):
         return [text]
     if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
-        raise UserError(
-            f"Cannot fetch {text}: only http:// and https:// addresses work. Download it and name the file."
-        )
+        raise UserError(f"Cannot fetch {text}: only http(s):// addresses work. Download it and name the file.")
     matches = list(_matches(Path(text)))
-    if not matches:
-        if glob.has_magic(text):
-            raise UserError(f"No {KNOWN} file matches {item}. Relative paths start at {Path.cwd()}.")
+    is_literal = os.path.exists(text) or not glob.has_magic(text)
+    if is_literal and not matches:
         raise UserError(f"There is no file or folder {item}. Check the name; relative paths start at {Path.cwd()}.")
-    if not glob.has_magic(text) and matches[0].is_file() and matches[0].suffix.lower() not in SUFFIXES:
-        raise UserError(f"{item} is of a type that cannot be read. Convert it to {KNOWN}.")
+    if is_literal and matches[0].is_file():
+        if matches[0].suffix.lower() not in SUFFIXES:
+            raise UserError(f"{item} is of a type that cannot be read. Convert it to {KNOWN}.")
+        return matches
     inside = [file for path in matches for file in (_walk(path) if path.is_dir() else [path])]
-    readable = [file for file in inside if _is_readable(file)]
-    passed_over += [file.name for file in inside if not _is_readable(file)]
-    if not readable and matches[0].is_dir():
+    readable = [file for file in inside if file.suffix.lower() in SUFFIXES and not file.name.startswith((".", "~$"))]
+    passed_over += sorted(file.name for file in {*inside} - {*readable})
+    if is_literal and not readable:
         raise UserError(f"The folder {item} holds no {KNOWN} file. Put your files there or name another folder.")
     if not readable:
         raise UserError(f"No {KNOWN} file matches {item}. Relative paths start at {Path.cwd()}.")
     return sorted(readable, key=lambda path: path.parts)
-
-
-def _is_readable(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith((".", "~$"))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -161,24 +156,19 @@ def readable_name(name: str) -> str:
         return os.fsencode(name).decode("cp1252", "replace")
 
 
-def short_names(paths: Sequence[Path]) -> list[str]:
+def short_names(sources: Sequence[Path | str]) -> list[str]:
     """Return each file's name, with as many parent folders as it takes to tell it from the others."""
-    resolved = [path.resolve() for path in paths]
-    names = [path.name for path in paths]
-    for depth in range(2, max((len(path.parts) for path in resolved), default=0)):
+    parts = [Path(os.path.abspath(source)).parts for source in sources]
+    names = [each[-1] for each in parts]
+    for depth in range(2, max(map(len, parts), default=0)):
         counts = Counter(names)
-        if len(counts) == len(names):
-            break
-        names = [
-            "/".join(path.parts[-depth:]) if counts[name] > 1 else name
-            for path, name in zip(resolved, names, strict=True)
-        ]
-    return [readable_name(name) for name in names]
+        names = ["/".join(each[-depth:]) if counts[name] > 1 else name for each, name in zip(parts, names, strict=True)]
+    return list(map(readable_name, names))
 
 
 def local_copy(source: Path | str, folder: str | Path | None = None) -> Path | None:
     """Return the file itself, or what was downloaded from a URL before; None where nothing was."""
-    if isinstance(source, Path) or not is_url(source):
+    if not is_url(source):
         return Path(source)
     folder = Path(folder or core.download_folder())
     names = (folder.glob(f"[!.]*-{url_hash(source)}{suffix}") for suffix in SUFFIXES)
