@@ -68,7 +68,7 @@ def load_corpus(
         UserError: there is nothing to read, no file can be read, or a parameter is out of range.
     """
     splitter, parts = _splitter(chunk_size, chunk_overlap, splitter_options), check_header(header)
-    files = [files] if isinstance(files, str | Path) else list(files)
+    files = [files] if isinstance(files, str | Path) else list(files or ())
     if verbose:
         print(f"Loading files {[_shown(file) for file in files]}")
     pages = _read_files(files, on_unreadable, left_out, passed_over, download_folder, max_megabytes, cache)

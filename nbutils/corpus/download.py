@@ -1,13 +1,15 @@
 """Documents from the web, fetched once and kept."""
 
+import contextlib
 import os
 import re
 import urllib.parse
+from email.message import Message
 from pathlib import Path
 
 from nbutils.core import UserError, download_folder, progress, write_atomic
 from nbutils.corpus.files import KNOWN, SUFFIXES, local_copy, url_hash
-from nbutils.corpus.read import is_html
+from nbutils.corpus.read import codec, is_html
 
 CONTENT_TYPES = {
     "application/pdf": ".pdf",
@@ -54,14 +56,16 @@ def download(
     folder = Path(folder or download_folder())
     if known := local_copy(url, folder):
         return known
-    data, content_type = _fetch(url, int(max_megabytes * 1e6), timeout, retries, backoff)
-    suffix = _content_suffix(url, data, content_type)
+    data, headers = _fetch(url, int(max_megabytes * 1e6), timeout, retries, backoff)
+    suffix = _content_suffix(url, data, headers)
+    if suffix not in (".pdf", ".docx"):
+        data = _as_utf8(data, headers.get_content_charset("utf-8"))
     stem = re.sub(r"[^\w.-]+", "_", Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).stem)[:60].strip("._")
     return write_atomic(folder / f"{stem or urllib.parse.urlsplit(url).hostname}-{url_hash(url)}{suffix}", data)
 
 
-def _fetch(url: str, limit: int, timeout: float, retries: int, backoff: float) -> tuple[bytes, str]:
-    """Return the data of a document and its content type."""
+def _fetch(url: str, limit: int, timeout: float, retries: int, backoff: float) -> tuple[bytes, Message]:
+    """Return the data of a document, and what the server says about its name and type."""
     import requests
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
@@ -79,7 +83,10 @@ def _fetch(url: str, limit: int, timeout: float, retries: int, backoff: float) -
             try:
                 with session.get(url, stream=True, timeout=timeout, headers={"User-Agent": agent}) as response:
                     begun = True
-                    return _body(response, url, limit), response.headers.get("Content-Type", "")
+                    headers = Message()
+                    for name in response.headers.keys() & {"Content-Type", "Content-Disposition"}:
+                        headers[name] = response.headers[name]
+                    return _body(response, url, limit), headers
             except OSError as error:  # requests' own errors are OSErrors too
                 if not begun or attempt == retries:  # urllib3 has tried again unless the answer had begun
                     raise UserError(f"Cannot download {url}: {_trouble(error, timeout)}") from error
@@ -87,12 +94,13 @@ def _fetch(url: str, limit: int, timeout: float, retries: int, backoff: float) -
 
 
 def _body(response, url: str, limit: int) -> bytes:
-    if response.status_code != 200:
+    if not response.ok:
         advice = "Check the address, or download it by hand and name the file."
         if response.status_code in (401, 403):
             advice = "Some servers want a contact: set NBUTILS_USER_AGENT='Your Name you@example.org'."
         raise UserError(f"Cannot download {url}: the server answers {response.status_code} {response.reason}. {advice}")
-    size, data = int(response.headers.get("Content-Length") or 0), bytearray()
+    length, data = response.headers.get("Content-Length", ""), bytearray()
+    size = int(length) if length.isdecimal() else 0
     with progress(total=size or None, desc="Downloading", unit="B") as bar:
         for block in response.iter_content(1 << 16) if size <= limit else ():
             data += block
@@ -120,16 +128,26 @@ def _trouble(error: Exception, timeout: float) -> str:
     return "the connection failed. Check the address and the network, or download it by hand and name the file."
 
 
-def _content_suffix(url: str, data: bytes, content_type: str) -> str:
+def _as_utf8(data: bytes, charset: str) -> bytes:
+    """Return a text as UTF-8, so that the encoding the server names is not forgotten; unchanged where it is not that."""
+    for encoding in ("utf-8", codec(charset)):
+        with contextlib.suppress(UnicodeDecodeError, LookupError):
+            return data.decode(encoding).encode()
+    return data
+
+
+def _content_suffix(url: str, data: bytes, headers: Message) -> str:
     """Return the suffix for what came, after making sure that it is what the address or the server says it is."""
-    named = Path(urllib.parse.urlsplit(url).path).suffix.lower()
-    named = ".html" if named == ".htm" else named
-    expected = named if named in SUFFIXES else CONTENT_TYPES.get(content_type.partition(";")[0].strip().lower())
+    names = (urllib.parse.urlsplit(url).path, headers.get_filename(""))
+    named = [suffix for name in names if (suffix := Path(name).suffix.lower()) in SUFFIXES]
+    by_type = CONTENT_TYPES.get(headers.get_content_type() if "Content-Type" in headers else "")
+    expected = next(iter(named), by_type)
+    expected = ".html" if expected == ".htm" else expected
     if not data:
         raise UserError(f"{url} sent an empty file. Check the address.")
     if b"%PDF-" in data[:1024]:
-        found = ".pdf"
-    elif data.startswith(b"PK\x03\x04"):
+        return ".pdf"
+    if data.startswith(b"PK\x03\x04"):
         found = ".docx" if expected == ".docx" else None
     elif is_html(data):
         found = ".html"

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
+import urllib.parse
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -75,7 +76,9 @@ def _below(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
         wanted = unicodedata.normalize("NFC", first)
         for name in _names(folder):
             same = unicodedata.normalize("NFC", name)
-            if same == wanted or (fnmatch.fnmatchcase(same, wanted) and (same[0] != "." or wanted[0] == ".")):
+            stem, suffix = os.path.splitext(same)
+            fits = fnmatch.fnmatchcase(same, wanted) or fnmatch.fnmatchcase(stem + suffix.lower(), wanted)
+            if same == wanted or (fits and (same[0] != "." or wanted[0] == ".")):
                 yield from _below(folder / name, rest)
 
 
@@ -92,7 +95,7 @@ def find_files(files: Files, *, passed_over: list[str] | None = None) -> list[Pa
     Raises:
         UserError: a path that does not exist, a folder or glob without a file that can be read, or another file type.
     """
-    items = [files] if isinstance(files, str | Path) else list(files)
+    items = [files] if isinstance(files, str | Path) else list(files or ())
     if not items:
         raise UserError("No files were given. Name at least one file, folder, glob or URL.")
     found: dict[str, Path | str] = {}
@@ -105,7 +108,7 @@ def find_files(files: Files, *, passed_over: list[str] | None = None) -> list[Pa
 def _expand(item: str | Path, passed_over: list[str]) -> list[Path | str]:
     text = resolve(item)
     if is_url(text):
-        return [text]
+        return [urllib.parse.urldefrag(text).url]
     if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
         raise UserError(f"Cannot fetch {text}: only http(s):// addresses work. Download it and name the file.")
     matches = list(_matches(Path(text)))
@@ -177,6 +180,7 @@ def local_copy(source: Path | str, folder: str | Path | None = None) -> Path | N
 
 def url_hash(url: str) -> str:
     """Return the digest that stands in the name of a downloaded file."""
+    url = urllib.parse.urldefrag(url).url  # no server is told what follows the #
     return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:10]
 
 

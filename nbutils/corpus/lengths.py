@@ -59,6 +59,7 @@ def corpus_summary(nodes: "Sequence[TextNode]", tokenizer, max_seq_length: int) 
         longest_chunk=("tokens", "max"), chunks_cut=("unseen", lambda unseen: (unseen > 0).sum()),
         tokens_unseen=("unseen", "sum"),
     )  # fmt: skip
+    counts = counts.reindex([*counts.index.drop("all", errors="ignore"), "all"], fill_value=0).rename_axis("file")
     return counts.assign(share_unseen=(counts["tokens_unseen"] / counts["tokens"]).fillna(0.0))
 
 

@@ -65,8 +65,8 @@ def locate(texts: list[str], headings: list[tuple[int, str]]) -> list[list[Secti
 
 
 def markdown_headings(text: str) -> list[str]:
-    """Return the headings of a Markdown text, underlined ones too, but for lines of code."""
-    text = re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.MULTILINE | re.DOTALL)
+    """Return the headings of a Markdown text, underlined ones too, but for front matter and lines of code."""
+    text = re.sub(r"\A---\n.*?^---$|^[ \t]*(```|~~~).*?^[ \t]*\1", "", text, flags=re.MULTILINE | re.DOTALL)
     found = re.finditer(r"^ {0,3}#{1,6}[ \t]+(.+?)[ \t]*#*$|^(\S.*)\n(?:=+|-{3,})$", text, re.MULTILINE)
     return [match[1] or match[2] for match in found]
 

@@ -3,10 +3,12 @@
 import codecs
 import hashlib
 import importlib.metadata
+import io
 import itertools
 import re
 import unicodedata
 import warnings
+import zipfile
 from pathlib import Path
 
 from nbutils.core import UserError, content_hash, first_line, remember
@@ -87,12 +89,11 @@ def _read_pdf(path: Path, data: bytes) -> list[Page]:
             raise UserError(f"{path} is encrypted. Save a copy without its password and use that.") from error
         raise UserError(f"{path} is damaged: no page can be read. Download or copy it again.") from error
     with pdf:
-        form = pdf.get_formtype()
-        if form == pdfium.raw.FORMTYPE_XFA_FULL:
+        if pdf.get_formtype() == pdfium.raw.FORMTYPE_XFA_FULL:
             raise UserError(f"{path} is an XFA form, for Adobe Reader alone. Print it to a PDF there and use that.")
-        if form != pdfium.raw.FORMTYPE_NONE:
+        if pdf.get_formtype() != pdfium.raw.FORMTYPE_NONE:
             pdf.init_forms()
-        pages = [_page_text(pdf, number, has_form=form != pdfium.raw.FORMTYPE_NONE) for number in range(len(pdf))]
+        pages = [_page_text(pdf, number) for number in range(len(pdf))]
         labels = [pdf.get_page_label(number) or str(number + 1) for number in range(len(pdf))]
         title, headings = outline.pdf_outline(pdf, [line for _, lines in pages for line in lines])
     raw = [text for text, _ in pages]
@@ -110,14 +111,15 @@ def _read_pdf(path: Path, data: bytes) -> list[Page]:
     ]
 
 
-def _page_text(pdf, number: int, has_form: bool) -> tuple[str | None, list[outline.Line]]:
-    """Return the text of one page with the values of its form fields (None where it is damaged), and its lines."""
+def _page_text(pdf, number: int) -> tuple[str | None, list[outline.Line]]:
+    """Return the text of one page (None where it is damaged), with form fields and typed remarks, and its lines."""
     import pypdfium2 as pdfium
 
     try:
-        if has_form:
-            pdf[number].flatten()  # fields become text; seen when the page is opened again
         page = pdf[number]
+        if pdfium.raw.FPDFPage_GetAnnotCount(page):
+            page.flatten()  # fields and remarks become text; seen when the page is opened again
+            page = pdf[number]
         text, lines = outline.text_and_lines(page, number)
         if text.count("\n") * 12 > len(text):
             # pdfium takes some sparse tables for vertical writing and puts every letter on its own line. It judges by
@@ -208,8 +210,7 @@ def decoded(path: Path, data: bytes, is_page: bool = False) -> tuple[str, str | 
             raise UserError(f"{path} is not a text file. Convert it to {KNOWN}.")
         data = data.replace(b"\0", b"")
     declared = EncodingDetector.find_declared_encoding(data, is_html=True) if is_page else None
-    declared = "cp1252" if declared in ("iso-8859-1", "latin1", "us-ascii", "ascii") else declared  # as browsers do
-    for encoding in ("iso2022_jp" if b"\x1b$" in data else "utf-8", declared or "utf-8"):
+    for encoding in ("iso2022_jp" if b"\x1b$" in data else "utf-8", codec(declared or "utf-8")):
         try:
             return data.decode(encoding), None
         except (UnicodeDecodeError, LookupError):
@@ -219,6 +220,11 @@ def decoded(path: Path, data: bytes, is_page: bool = False) -> tuple[str, str | 
         return text, None  # UTF-8 of which a few bytes are broken
     encoding = _guess(data)
     return data.decode(encoding, "replace"), encoding
+
+
+def codec(name: str) -> str:
+    """Return the encoding that browsers take for a declared one: Latin-1 means Windows-1252."""
+    return "cp1252" if name.lower() in ("iso-8859-1", "latin1", "us-ascii", "ascii") else name
 
 
 def _utf16(data: bytes) -> str | None:
@@ -288,12 +294,29 @@ def _html_text(page: str) -> tuple[str, str, list[str]]:
     return "\n".join(filter(None, map(" | ".join, rows))), title, [" ".join(heading.split()) for heading in headings]
 
 
+# What mammoth passes over with the words in it: simple fields, ruby, directions, equations.
+_WRAPPER = re.compile(rb"<(/?)(?:w:(?:fldSimple|ruby|rubyBase|dir|bdo)|m:(?![rt][ />])\w+)\b")
+
+
 def _docx_html(path: Path) -> str:
     import mammoth
 
+    def html(left_out: tuple[str, ...] = ()) -> str:
+        copy = io.BytesIO()
+        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as parts:
+            for name in archive.namelist():
+                part = archive.read(name) if name.endswith((".xml", ".rels")) else b""
+                part = part.replace(b"<m:den>", b"<w:r><w:t>/</w:t></w:r><m:den>")
+                part = re.sub(rb"<(/?)m:([rt])\b", rb"<\1w:\2", _WRAPPER.sub(rb"<\1w:smartTag", part))
+                if not name.endswith(left_out):
+                    parts.writestr(name, part)
+        return mammoth.convert_to_html(copy, convert_image=mammoth.images.img_element(lambda _: {})).value
+
     try:
-        with path.open("rb") as file:
-            page = mammoth.convert_to_html(file, convert_image=mammoth.images.img_element(lambda _: {})).value
+        try:
+            page = html()
+        except KeyError:  # an attribute is missing where styles or lists are described
+            page = html(("styles.xml", "numbering.xml"))
         return re.sub(r" *<a [^>]*>↑</a>", "", page)  # the way back from a footnote
     except Exception as error:  # zip files, XML and relations can be wrong in many ways
         advice = "Open it in a word processor and save it again."
