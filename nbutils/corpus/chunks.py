@@ -50,10 +50,9 @@ def load_corpus(
         chunk_overlap: most tokens that a chunk repeats of the one before it on the page; default is a fifth of
             `chunk_size`, at most 200.
         on_unreadable: of several files, "skip" reads the others and warns; "fail" reads none and names every bad one.
-        left_out: a list to which the reasons of files and pages that were left out are added, without folders.
-        passed_over: a list to which the names of hidden files, lock files and files of other types in folders are added.
-        download_folder: where files from URLs are kept; default is `core.download_folder()`.
-        max_megabytes: refuse larger downloads.
+        left_out, passed_over: lists to which are added the reasons of files and pages that cannot be read, without
+            folders, and the names of hidden files, lock files and files of other types in folders.
+        download_folder, max_megabytes: where downloads are kept (default `core.download_folder()`); most of each.
         cache: a folder that keeps what was read and split, by content and settings, for other runs; default is none.
         header: what stands before a chunk where it is embedded: "file", "title", "section", or several of them in order.
         splitter_options: further arguments of `llama_index.core.node_parser.SentenceSplitter`.
@@ -70,7 +69,8 @@ def load_corpus(
     splitter, parts = _splitter(chunk_size, chunk_overlap, splitter_options), check_header(header)
     files = [files] if isinstance(files, str | Path) else list(files or ())
     if verbose:
-        print(f"Loading files {[_shown(file) for file in files]}")
+        shown = [Path(file).name if Path(file).is_absolute() else str(file) for file in files]  # no home path
+        print(f"Loading files {list(map(readable_name, shown))}")
     pages = _read_files(files, on_unreadable, left_out, passed_over, download_folder, max_megabytes, cache)
     if verbose:
         empty = sum(not text for text, _, _ in pages)
@@ -164,11 +164,6 @@ def _with_sections(
         yield chunk, known | ({"header": header} if header else {})
 
 
-def _shown(file: str | Path) -> str:
-    """Return what was given without a folder outside the current one, so that no home path is printed."""
-    return readable_name(Path(file).name if Path(file).is_absolute() else str(file))
-
-
 def _splitter(chunk_size: int, chunk_overlap: int | None, options: dict):
     from llama_index.core.node_parser import SentenceSplitter
     from llama_index.core.node_parser.text.utils import split_by_sentence_tokenizer_internal
@@ -259,9 +254,7 @@ def _linked(rows: Iterable[tuple[str, str, dict]]) -> "list[TextNode]":
 
 
 def save_corpus(nodes: "Sequence[TextNode]", path: str | Path) -> Path:
-    """Write chunks to a JSON file, whole or not at all: a list of `{"id", "text", "metadata"}`.
-
-    The same chunks give the same bytes.
+    """Write chunks to a JSON file, whole or not at all: a list of `{"id", "text", "metadata"}`, with no time in it.
 
     Raises:
         UserError: the file cannot be written.

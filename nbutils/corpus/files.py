@@ -26,12 +26,10 @@ def is_url(name: str | Path) -> bool:
 
 
 def resolve(name: str | Path, base: str | Path | None = None) -> str:
-    """Return a path or glob as given if it exists, else as seen from `base`, else from the project's folder.
-
-    A glob that begins with a pattern, such as `**/*.pdf`, is never looked for in the project's folder.
+    """Return a path or glob as given if it exists, else as seen from the project's folder; a URL as it is.
 
     Args:
-        name: a path, a glob or a URL.
+        name: a path, a URL, or a glob (one that begins with a pattern is never looked for in the project's folder).
         base: a folder that relative names are tried in first, such as that of a plan.
 
     Raises:
@@ -54,10 +52,7 @@ def resolve(name: str | Path, base: str | Path | None = None) -> str:
 
 
 def _matches(path: Path) -> Iterator[Path]:
-    """Yield what is there under a path or glob, in whatever Unicode form its name is stored.
-
-    The standard library's glob takes brackets in the name of a folder for a pattern and follows links in circles.
-    """
+    """Yield what is there under a path or glob, in either Unicode form; brackets in a folder's name are no pattern."""
     yield from dict.fromkeys(_below(Path(path.anchor), path.parts[bool(path.anchor) :]))
 
 
@@ -193,11 +188,8 @@ def _digest(path: Path) -> str:
 
 
 def _files_hash(value: "str | Path | Iterable[str | Path]") -> str:
-    """Return a digest of the names and contents of all files behind paths, folders, globs and URLs.
-
-    A whole folder counts, whatever its types: that of a model as well as one of documents; only hidden files and lock
-    files do not. What does not exist counts by its name.
-    """
+    """Return a digest of the names and contents of all files behind paths, folders (but hidden and lock files), globs
+    and URLs; what does not exist counts by its name."""
     digest = hashlib.sha256()
     for item in [value] if isinstance(value, str | Path) else value:
         text = resolve(item) if str(item).strip() else ""

@@ -136,10 +136,9 @@ def _largest(lines: list[Line], body: float) -> str:
 
 
 def _standing_out(lines: list[Line], body: tuple[float, bool], pages: int) -> list[tuple[int, str]]:
-    """Return the lines that are larger or bolder than the body, with their pages.
+    """Return the lines that are larger or bolder than the body, with their pages; none where they are too few.
 
-    None where they are too few to tell sections. Left out are headers that come again on other pages, table rows (more
-    than a fifth digits), sentences, and blocks of three or more lines.
+    Left out are headers of every page, table rows (more than a fifth digits), sentences and blocks of three lines.
     """
     often = Counter(re.sub(r"\d+", "0", line.text) for line in lines)
     found = []

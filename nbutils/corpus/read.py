@@ -118,7 +118,9 @@ def _page_text(pdf, number: int) -> tuple[str | None, list[outline.Line]]:
     try:
         page = pdf[number]
         if pdfium.raw.FPDFPage_GetAnnotCount(page):
-            page.flatten()  # fields and remarks become text; seen when the page is opened again
+            # Fields and remarks become text, which is seen when the page is opened again.
+            pdfium.raw.FPDFPage_Flatten(page, pdfium.raw.FLAT_NORMALDISPLAY)
+            page.close()
             page = pdf[number]
         text, lines = outline.text_and_lines(page, number)
         if text.count("\n") * 12 > len(text):
@@ -126,6 +128,7 @@ def _page_text(pdf, number: int) -> tuple[str | None, list[outline.Line]]:
             # what lies inside the page's box, so with a box of one point it reads lines from left to right.
             page.set_mediabox(0, 0, 1, 1)
             page.set_cropbox(0, 0, 1, 1)
+            page.close()
             again = outline.text_and_lines(pdf[number], number)
             text, lines = min((text, lines), again, key=lambda version: version[0].count("\n"))
     except pdfium.PdfiumError:
@@ -185,10 +188,7 @@ _ODD |= {ord("\t"): "\t", ord(_HYPHEN): "-", 0x2010: "-", 0x2011: "-", 0xF0B7: "
 
 
 def clean(text: str) -> str:
-    """Return text with plain line ends, spaces and letters, without control characters and leader dots.
-
-    The words stay as they are. What is clean is not changed again.
-    """
+    """Return the same words with plain line ends, spaces and letters, without control characters and leader dots."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = _SOFT_BREAK.sub("", text).translate(_ODD)
     text = _FORMS.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
@@ -228,10 +228,7 @@ def codec(name: str) -> str:
 
 
 def _utf16(data: bytes) -> str | None:
-    """Return the byte order of a text in UTF-16 without a mark, or None where it is none.
-
-    Such a text has control bytes, which no other text has.
-    """
+    """Return the byte order of a text in UTF-16 without a mark: by its control bytes, which no other text has."""
     from charset_normalizer import from_bytes
 
     sample = data[:20_000]

@@ -68,11 +68,8 @@ def split_corpus(
 
 def _units(nodes: "Sequence[TextNode]") -> "list[list[TextNode]]":
     """Group neighbouring chunks of the same page; a chunk of a document without pages stands alone."""
-
-    def place(node) -> str:
-        return source_id(node.metadata) if node.metadata.get("page") else node.id_
-
-    return [list(unit) for _, unit in itertools.groupby(nodes, place)]
+    pages = itertools.groupby(nodes, lambda node: source_id(node.metadata) if node.metadata.get("page") else node.id_)
+    return [list(unit) for _, unit in pages]
 
 
 def _cut(units: "list[list[TextNode]]", blocks: int) -> "list[list[TextNode]]":
