@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import re
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -51,10 +50,9 @@ def load_corpus(
         chunk_overlap: most tokens that a chunk repeats of the one before it on the page; default is a fifth of
             `chunk_size`, at most 200.
         on_unreadable: of several files, "skip" reads the others and warns; "fail" reads none and names every bad one.
-        left_out: a list to which the reasons of files and pages that were left out are added, without folders.
-        passed_over: a list to which the names of hidden files, lock files and files of other types in folders are added.
-        download_folder: where files from URLs are kept; default is `core.download_folder()`.
-        max_megabytes: refuse larger downloads.
+        left_out, passed_over: lists to which are added the reasons of files and pages that cannot be read, without
+            folders, and the names of hidden files, lock files and files of other types in folders.
+        download_folder, max_megabytes: where downloads are kept (default `core.download_folder()`); most of each.
         cache: a folder that keeps what was read and split, by content and settings, for other runs; default is none.
         header: what stands before a chunk where it is embedded: "file", "title", "section", or several of them in order.
         splitter_options: further arguments of `llama_index.core.node_parser.SentenceSplitter`.
@@ -69,13 +67,11 @@ def load_corpus(
         UserError: there is nothing to read, no file can be read, or a parameter is out of range.
     """
     splitter, parts = _splitter(chunk_size, chunk_overlap, splitter_options), check_header(header)
-    files = [files] if isinstance(files, str | Path) else list(files)
+    files = [files] if isinstance(files, str | Path) else list(files or ())
     if verbose:
-        print(f"Loading files {[_shown(file) for file in files]}")
-    pages = _read_files(
-        files, on_unreadable=on_unreadable, left_out=left_out, passed_over=passed_over, download_folder=download_folder,
-        max_megabytes=max_megabytes, cache=cache,
-    )  # fmt: skip
+        shown = [Path(file).name if Path(file).is_absolute() else str(file) for file in files]  # no home path
+        print(f"Loading files {list(map(readable_name, shown))}")
+    pages = _read_files(files, on_unreadable, left_out, passed_over, download_folder, max_megabytes, cache)
     if verbose:
         empty = sum(not text for text, _, _ in pages)
         print(f"Loaded {len(pages)} docs" + (f" ({empty} without text)" if empty else ""))
@@ -83,14 +79,11 @@ def load_corpus(
     settings = json.dumps([chunk_size, chunk_overlap, splitter_options], sort_keys=True, default=str)
     chunks = []
     for _, file in itertools.groupby(pages, lambda page: page[1]["file_name"]):
-        file = list(file)
-        texts = [text for text, _, _ in file]
+        texts, metadata, sections = zip(*file, strict=True)
         key = content_hash(code, version, settings, *texts, length=32)
         split = remember(cache, f"chunks-{key}", lambda texts=texts: list(map(splitter.split_text, texts)))
-        for (text, metadata, sections), parted in zip(file, split, strict=True):
-            for chunk, section in zip(parted, _sections(text, parted, sections), strict=True):
-                known = metadata | ({"section": section} if section else {})
-                chunks.append((chunk, known | _header(known, parts)))
+        for page in zip(texts, metadata, sections, split, strict=True):
+            chunks += _with_sections(*page, parts)
     nodes = _nodes(chunks)
     if verbose:
         print(f"Parsed {len(nodes)} nodes")
@@ -124,22 +117,14 @@ def load_documents(files: Files, **reading) -> "list[Document]":
 
 
 def _read_files(
-    files: Files,
-    *,
-    on_unreadable: str = "skip",
-    left_out: list[str] | None = None,
-    passed_over: list[str] | None = None,
-    download_folder: str | Path | None = None,
-    max_megabytes: float = 200,
-    cache: str | Path | None = None,
+    files, on_unreadable="skip", left_out=None, passed_over=None, download_folder=None, max_megabytes=200, cache=None
 ) -> list[tuple[str, dict, list]]:
     """Return text, metadata and sections of each page; the arguments are those of `load_corpus`."""
     if on_unreadable not in ("skip", "fail"):
         raise UserError(f"on_unreadable is {on_unreadable!r}; use 'skip' or 'fail'.")
     sources = find_files(files, passed_over=passed_over)
-    names = short_names([Path(source) for source in sources])
     found, bad, damaged = [], [], []
-    for source, name in progress(list(zip(sources, names, strict=True)), desc="Reading", unit="file"):
+    for source, name in progress(list(zip(sources, short_names(sources), strict=True)), desc="Reading", unit="file"):
         try:
             path = download(source, download_folder, max_megabytes=max_megabytes) if isinstance(source, str) else source
             pages = read_pages(path, cache)
@@ -147,7 +132,7 @@ def _read_files(
             bad.append(str(error) if isinstance(source, str) else str(error).replace(str(source), name))
             continue
         found.append((path, pages))
-        if lost := [str(metadata["page"]) for text, metadata in pages if text is None]:
+        if lost := [str(metadata["page"]) for text, metadata, _ in pages if text is None]:
             damaged.append(f"{name} is damaged on page {', '.join(lost)} of {len(pages)}.")
     if bad and (on_unreadable == "fail" or not found):
         raise UserError(bad[0] if len(bad) == 1 else f"{len(bad)} files cannot be read. " + " ".join(bad))
@@ -159,23 +144,24 @@ def _read_files(
         left_out += bad + damaged
     names = short_names([path for path, _ in found])
     return [
-        (text or "", {"file_name": name} | {key: value for key, value in metadata.items() if key != "sections"},
-         metadata["sections"])
-        for name, (_, pages) in zip(names, found, strict=True) for text, metadata in pages
-    ]  # fmt: skip
+        (text or "", {"file_name": name} | metadata, sections)
+        for name, (_, pages) in zip(names, found, strict=True)
+        for text, metadata, sections in pages
+    ]
 
 
-def _sections(text: str, chunks: Sequence[str], sections: list) -> Iterator[str]:
-    """Yield the section that holds the middle of each chunk of a page, or ""."""
+def _with_sections(
+    text: str, metadata: dict, sections: list, chunks: Sequence[str], parts: Sequence[str]
+) -> Iterator[tuple[str, dict]]:
+    """Yield each chunk of a page with its metadata: the section that holds its middle, and the header of these parts."""
     position = -1
+    name = re.sub(r"[\s_]+", " ", str(PurePosixPath(metadata["file_name"]).with_suffix("")))
     for chunk in chunks:
         position = max(text.find(chunk, position + 1), position)
-        yield section_at(sections, max(position, 0) + len(chunk) // 2)
-
-
-def _shown(file: str | Path) -> str:
-    """Return what was given without a folder outside the current one, so that no home path is printed."""
-    return readable_name(Path(file).name if Path(file).is_absolute() else str(file))
+        section = section_at(sections, max(position, 0) + len(chunk) // 2)
+        known = metadata | ({"section": section} if section else {})
+        header = " · ".join(dict.fromkeys(filter(None, map((known | {"file": name}).get, parts))))
+        yield chunk, known | ({"header": header} if header else {})
 
 
 def _splitter(chunk_size: int, chunk_overlap: int | None, options: dict):
@@ -196,36 +182,21 @@ def _splitter(chunk_size: int, chunk_overlap: int | None, options: dict):
     return SentenceSplitter(chunk_size=chunk_size, chunk_overlap=chunk_overlap, **defaults | options)
 
 
-_ENVIRONMENT = threading.Lock()
-
-
 @functools.cache
 def _tokens() -> Callable[[str], list[int]]:
-    """Return LlamaIndex's default tokenizer: gpt-3.5-turbo's."""
+    """Return LlamaIndex's default tokenizer, gpt-3.5-turbo's, from the file that llama-index-core brings."""
     import llama_index.core
     import tiktoken
 
-    packaged = Path(llama_index.core.__file__).parent / "_static" / "tiktoken_cache"
-    with _ENVIRONMENT:
-        before = os.environ.get("TIKTOKEN_CACHE_DIR")
-        if packaged.is_dir():
-            os.environ["TIKTOKEN_CACHE_DIR"] = str(packaged)
-        try:
-            encoding = tiktoken.encoding_for_model("gpt-3.5-turbo")
-        except OSError as error:
-            raise UserError(
-                "The tokenizer that measures chunks is not here and cannot be fetched. Install llama-index-core again, "
-                "or set TIKTOKEN_CACHE_DIR to a folder that holds cl100k_base."
-            ) from error
-        finally:
-            if before is None:
-                os.environ.pop("TIKTOKEN_CACHE_DIR", None)
-            else:
-                os.environ["TIKTOKEN_CACHE_DIR"] = before
+    before = os.environ.get("TIKTOKEN_CACHE_DIR")
+    os.environ["TIKTOKEN_CACHE_DIR"] = str(Path(llama_index.core.__file__).parent / "_static" / "tiktoken_cache")
+    try:
+        encoding = tiktoken.encoding_for_model("gpt-3.5-turbo")
+    finally:
+        os.environ.pop("TIKTOKEN_CACHE_DIR", None)
+        if before is not None:
+            os.environ["TIKTOKEN_CACHE_DIR"] = before
     return functools.partial(encoding.encode, allowed_special="all")
-
-
-HEADER_PARTS = ("file", "title", "section")
 
 
 def check_header(header: str | Sequence[str]) -> list[str]:
@@ -234,21 +205,11 @@ def check_header(header: str | Sequence[str]) -> list[str]:
     Raises:
         UserError: a part that is none of "file", "title" and "section"; it names CHUNK_HEADER.
     """
-    parts = [header] if isinstance(header, str) else list(header or ())
-    parts = [part for part in parts if part not in ("", "none")]
+    parts = [part for part in ([header] if isinstance(header, str) else header or ()) if part not in ("", "none")]
     for part in parts:
-        if part not in HEADER_PARTS:
+        if part not in ("file", "title", "section"):
             raise UserError(f"CHUNK_HEADER holds {part!r}; use 'none', 'file', 'title', 'section' or a list of these.")
-    return list(dict.fromkeys(parts))
-
-
-def _header(metadata: dict, parts: Sequence[str]) -> dict:
-    """Return the header of a chunk as metadata; nothing where no part is known."""
-    known = metadata | {
-        "file": " ".join(re.split(r"[\s_]+", str(PurePosixPath(metadata["file_name"]).with_suffix(""))))
-    }
-    header = " · ".join(dict.fromkeys(known[part] for part in parts if known.get(part)))
-    return {"header": header} if header else {}
+    return parts
 
 
 def source_id(metadata: dict) -> str:
@@ -259,52 +220,41 @@ def source_id(metadata: dict) -> str:
 def _nodes(chunks: Iterable[tuple[str, dict]]) -> "list[TextNode]":
     """Make linked nodes from texts and metadata, each with an id that its text and nothing else decides."""
     seen: Counter[str] = Counter()
-    nodes = []
+    rows = []
     for text, metadata in chunks:
-        if not text.strip():
-            continue
-        number = seen[text]
-        seen[text] += 1
-        nodes.append(_node(content_hash(text, *([str(number)] if number else [])), text, metadata))
-    return _link(nodes)
+        if text.strip():
+            number = [str(seen[text])] if seen[text] else []
+            rows.append((content_hash(text, *number), text, metadata))
+            seen[text] += 1
+    return _linked(rows)
 
 
-def _node(node_id: str, text: str, metadata: dict) -> "TextNode":
-    from llama_index.core.schema import TextNode
+def _linked(rows: Iterable[tuple[str, str, dict]]) -> "list[TextNode]":
+    """Return the nodes of ids, texts and metadata; each knows its source and its neighbours on the same page."""
+    from llama_index.core.schema import NodeRelationship, ObjectType, RelatedNodeInfo, TextNode
 
-    header = (
-        {"metadata_template": "{value}", "text_template": "{metadata_str}\n{content}"} if "header" in metadata else {}
-    )
-    return TextNode(
-        id_=node_id, text=text, metadata=dict(metadata), **header,
-        excluded_embed_metadata_keys=[key for key in metadata if key != "header"],
-        excluded_llm_metadata_keys=["page", "header"],
-    )  # fmt: skip
-
-
-def _link(nodes: "list[TextNode]") -> "list[TextNode]":
-    """Set each node's source and its neighbours on the same page."""
-    from llama_index.core.schema import NodeRelationship, ObjectType, RelatedNodeInfo
-
-    before = None
-    for node in nodes:
-        source = source_id(node.metadata)
-        node.relationships[NodeRelationship.SOURCE] = RelatedNodeInfo(
-            node_id=source, node_type=ObjectType.DOCUMENT, metadata=node.metadata
-        )
-        if before is not None and before.ref_doc_id == source:
-            before.relationships[NodeRelationship.NEXT] = RelatedNodeInfo(node_id=node.id_, node_type=ObjectType.TEXT)
+    nodes: list[TextNode] = []
+    for node_id, text, metadata in rows:
+        templates = {"metadata_template": "{value}", "text_template": "{metadata_str}\n{content}"}
+        node = TextNode(
+            id_=node_id, text=text, metadata=dict(metadata), **(templates if "header" in metadata else {}),
+            excluded_embed_metadata_keys=[key for key in metadata if key != "header"],
+            excluded_llm_metadata_keys=["page", "header"],
+        )  # fmt: skip
+        source = RelatedNodeInfo(node_id=source_id(metadata), node_type=ObjectType.DOCUMENT, metadata=node.metadata)
+        node.relationships[NodeRelationship.SOURCE] = source
+        if nodes and nodes[-1].ref_doc_id == source.node_id:
+            before = nodes[-1]
+            before.relationships[NodeRelationship.NEXT] = RelatedNodeInfo(node_id=node_id, node_type=ObjectType.TEXT)
             node.relationships[NodeRelationship.PREVIOUS] = RelatedNodeInfo(
                 node_id=before.id_, node_type=ObjectType.TEXT
             )
-        before = node
+        nodes.append(node)
     return nodes
 
 
 def save_corpus(nodes: "Sequence[TextNode]", path: str | Path) -> Path:
-    """Write chunks to a JSON file, whole or not at all: a list of `{"id", "text", "metadata"}`.
-
-    The same chunks give the same bytes.
+    """Write chunks to a JSON file, whole or not at all: a list of `{"id", "text", "metadata"}`, with no time in it.
 
     Raises:
         UserError: the file cannot be written.
@@ -335,7 +285,7 @@ def read_corpus(path: str | Path) -> "list[TextNode]":
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(rows, list):
             raise TypeError("a saved corpus is a list")
-        return _link([_node(str(row["id"]), row["text"], row["metadata"]) for row in rows])
+        return _linked((str(row["id"]), row["text"], row["metadata"]) for row in rows)
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}. Run 01_build_corpus first.") from error
     except (KeyError, TypeError, ValueError) as error:

@@ -1,13 +1,15 @@
 """Documents from the web, fetched once and kept."""
 
+import contextlib
 import os
 import re
 import urllib.parse
+from email.message import Message
 from pathlib import Path
 
 from nbutils.core import UserError, download_folder, progress, write_atomic
 from nbutils.corpus.files import KNOWN, SUFFIXES, local_copy, url_hash
-from nbutils.corpus.read import is_html
+from nbutils.corpus.read import codec, is_html
 
 CONTENT_TYPES = {
     "application/pdf": ".pdf",
@@ -54,23 +56,16 @@ def download(
     folder = Path(folder or download_folder())
     if known := local_copy(url, folder):
         return known
-    for attempt in range(retries + 1):
-        try:
-            data, content_type = _fetch(url, int(max_megabytes * 1e6), timeout, retries, backoff)
-            break
-        except _CutOff as error:  # the answer had begun, so that urllib3 does not ask again
-            if attempt == retries:
-                raise UserError(f"Cannot download {url}: {error}") from error
-    suffix = _content_suffix(url, data, content_type)
+    data, headers = _fetch(url, int(max_megabytes * 1e6), timeout, retries, backoff)
+    suffix = _content_suffix(url, data, headers)
+    if suffix not in (".pdf", ".docx"):
+        data = _as_utf8(data, headers.get_content_charset("utf-8"))
     stem = re.sub(r"[^\w.-]+", "_", Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).stem)[:60].strip("._")
     return write_atomic(folder / f"{stem or urllib.parse.urlsplit(url).hostname}-{url_hash(url)}{suffix}", data)
 
 
-class _CutOff(Exception):
-    """The connection broke in the middle of the document."""
-
-
-def _fetch(url: str, limit: int, timeout: float, retries: int, backoff: float) -> tuple[bytes, str]:
+def _fetch(url: str, limit: int, timeout: float, retries: int, backoff: float) -> tuple[bytes, Message]:
+    """Return the data of a document, and what the server says about its name and type."""
     import requests
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
@@ -79,80 +74,90 @@ def _fetch(url: str, limit: int, timeout: float, retries: int, backoff: float) -
     policy = Retry(
         retries, backoff_factor=backoff, backoff_max=60, retry_after_max=60, status_forcelist=again, raise_on_status=False
     )  # fmt: skip
-    too_large = UserError(f"{url} is larger than {limit / 1e6:g} MB. Raise max_megabytes, or name a smaller file.")
-    begun = False
     agent = os.environ.get("NBUTILS_USER_AGENT") or "nbutils"
-    try:
-        with requests.Session() as session:
-            for scheme in ("https://", "http://"):
-                session.mount(scheme, HTTPAdapter(max_retries=policy))
-            with session.get(url, stream=True, timeout=timeout, headers={"User-Agent": agent}) as response:
-                if response.status_code != 200:
-                    raise UserError(f"Cannot download {url}: {_refusal(response)}")
-                size = int(response.headers.get("Content-Length") or 0)
-                if size > limit:
-                    raise too_large
-                data, begun = bytearray(), True
-                with progress(total=size or None, desc="Downloading", unit="B") as bar:
-                    for block in response.iter_content(1 << 16):
-                        data += block
-                        bar.update(len(block))
-                        if len(data) > limit:
-                            raise too_large
-                return bytes(data), response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    except OSError as error:  # requests' own errors are OSErrors too
-        if begun:
-            raise _CutOff(_trouble(error, timeout)) from error
-        raise UserError(f"Cannot download {url}: {_trouble(error, timeout)}") from error
+    with requests.Session() as session:
+        session.mount("https://", HTTPAdapter(max_retries=policy))
+        session.mount("http://", HTTPAdapter(max_retries=policy))
+        for attempt in range(retries + 1):
+            begun = False
+            try:
+                with session.get(url, stream=True, timeout=timeout, headers={"User-Agent": agent}) as response:
+                    begun = True
+                    headers = Message()
+                    for name in response.headers.keys() & {"Content-Type", "Content-Disposition"}:
+                        headers[name] = response.headers[name]
+                    return _body(response, url, limit), headers
+            except OSError as error:  # requests' own errors are OSErrors too
+                if not begun or attempt == retries:  # urllib3 has tried again unless the answer had begun
+                    raise UserError(f"Cannot download {url}: {_trouble(error, timeout)}") from error
+    raise AssertionError
 
 
-def _refusal(response) -> str:
-    said = f"the server answers {response.status_code} {response.reason}."
-    if response.status_code in (401, 403):
-        return f"{said} Some servers want a contact: set NBUTILS_USER_AGENT='Your Name you@example.org'."
-    return f"{said} Check the address, or download it by hand and name the file."
+def _body(response, url: str, limit: int) -> bytes:
+    if not response.ok:
+        advice = "Check the address, or download it by hand and name the file."
+        if response.status_code in (401, 403):
+            advice = "Some servers want a contact: set NBUTILS_USER_AGENT='Your Name you@example.org'."
+        raise UserError(f"Cannot download {url}: the server answers {response.status_code} {response.reason}. {advice}")
+    length, data = response.headers.get("Content-Length", ""), bytearray()
+    size = int(length) if length.isdecimal() else 0
+    with progress(total=size or None, desc="Downloading", unit="B") as bar:
+        for block in response.iter_content(1 << 16) if size <= limit else ():
+            data += block
+            bar.update(len(block))
+            if len(data) > limit:
+                break
+    if max(size, len(data)) > limit:
+        raise UserError(f"{url} is larger than {limit / 1e6:g} MB. Raise max_megabytes, or name a smaller file.")
+    return bytes(data)
 
 
 def _trouble(error: Exception, timeout: float) -> str:
-    import requests
+    from requests import exceptions
 
-    if isinstance(error, requests.exceptions.ProxyError):
+    if isinstance(error, exceptions.ProxyError):
         return "the proxy does not answer. Check the environment variables HTTPS_PROXY and HTTP_PROXY."
-    if isinstance(error, requests.exceptions.SSLError):
+    if isinstance(error, exceptions.SSLError):
         return "its certificate is not trusted. Name your organisation's certificates by REQUESTS_CA_BUNDLE."
-    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.TooManyRedirects | ValueError):
+    if isinstance(error, exceptions.InvalidURL | exceptions.TooManyRedirects | ValueError):
         return f"{type(error).__name__}. Check the address."
-    if not isinstance(error, requests.RequestException):
+    if not isinstance(error, exceptions.RequestException):
         return f"{error}. Check the environment variable REQUESTS_CA_BUNDLE."
-    if isinstance(error, requests.Timeout) or "Read timed out" in str(error):
+    if isinstance(error, exceptions.Timeout) or "Read timed out" in str(error):
         return f"no answer within {timeout:g} seconds. Try again later, or download it by hand and name the file."
     return "the connection failed. Check the address and the network, or download it by hand and name the file."
 
 
-def _content_suffix(url: str, data: bytes, content_type: str) -> str:
+def _as_utf8(data: bytes, charset: str) -> bytes:
+    """Return a text as UTF-8, so that the encoding the server names is not forgotten; unchanged where it is not that."""
+    for encoding in ("utf-8", codec(charset)):
+        with contextlib.suppress(UnicodeDecodeError, LookupError):
+            return data.decode(encoding).encode()
+    return data
+
+
+def _content_suffix(url: str, data: bytes, headers: Message) -> str:
     """Return the suffix for what came, after making sure that it is what the address or the server says it is."""
-    named = Path(urllib.parse.urlsplit(url).path).suffix.lower()
-    expected = named if named in SUFFIXES else CONTENT_TYPES.get(content_type)
+    names = (urllib.parse.urlsplit(url).path, headers.get_filename(""))
+    named = [suffix for name in names if (suffix := Path(name).suffix.lower()) in SUFFIXES]
+    by_type = CONTENT_TYPES.get(headers.get_content_type() if "Content-Type" in headers else "")
+    expected = next(iter(named), by_type)
+    expected = ".html" if expected == ".htm" else expected
     if not data:
         raise UserError(f"{url} sent an empty file. Check the address.")
     if b"%PDF-" in data[:1024]:
-        found = ".pdf"
-    elif data.startswith(b"PK\x03\x04"):
+        return ".pdf"
+    if data.startswith(b"PK\x03\x04"):
         found = ".docx" if expected == ".docx" else None
     elif is_html(data):
         found = ".html"
     else:
         found = expected if expected not in (".pdf", ".docx") else None
-    page = (".html", ".htm")
     if found == ".html" and _SHARE_PAGES.search(url):
-        raise UserError(
-            f"{url} is a page that shows a document, not the document. Name its direct download link, "
-            "or download the file by hand and name that."
-        )
-    if found is None or (expected and found != expected and not (found in page and expected in page)):
+        advice = "Name its direct download link, or download the file by hand and name that."
+        raise UserError(f"{url} is a page that shows a document, not the document. {advice}")
+    if found is None or found != (expected or found):
         what = "a web page" if found == ".html" else "something else"
-        raise UserError(
-            f"{url} sent {what}, not a {(expected or KNOWN).lstrip('.').upper()} file. "
-            "If it is a log-in or share page, open it in a browser, download the file by hand and name that."
-        )
-    return expected or found
+        advice = "If it is a log-in or share page, open it in a browser, download the file by hand and name that."
+        raise UserError(f"{url} sent {what}, not a {(expected or KNOWN).lstrip('.').upper()} file. {advice}")
+    return found

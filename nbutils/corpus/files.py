@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
+import urllib.parse
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,12 +26,10 @@ def is_url(name: str | Path) -> bool:
 
 
 def resolve(name: str | Path, base: str | Path | None = None) -> str:
-    """Return a path or glob as given if it exists, else as seen from `base`, else from the project's folder.
-
-    A glob that begins with a pattern, such as `**/*.pdf`, is never looked for in the project's folder.
+    """Return a path or glob as given if it exists, else as seen from the project's folder; a URL as it is.
 
     Args:
-        name: a path, a glob or a URL.
+        name: a path, a URL, or a glob (one that begins with a pattern is never looked for in the project's folder).
         base: a folder that relative names are tried in first, such as that of a plan.
 
     Raises:
@@ -53,10 +52,7 @@ def resolve(name: str | Path, base: str | Path | None = None) -> str:
 
 
 def _matches(path: Path) -> Iterator[Path]:
-    """Yield what is there under a path or glob, in whatever Unicode form its name is stored.
-
-    The standard library's glob takes brackets in the name of a folder for a pattern and follows links in circles.
-    """
+    """Yield what is there under a path or glob, in either Unicode form; brackets in a folder's name are no pattern."""
     yield from dict.fromkeys(_below(Path(path.anchor), path.parts[bool(path.anchor) :]))
 
 
@@ -75,7 +71,9 @@ def _below(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
         wanted = unicodedata.normalize("NFC", first)
         for name in _names(folder):
             same = unicodedata.normalize("NFC", name)
-            if same == wanted or (fnmatch.fnmatchcase(same, wanted) and (same[0] != "." or wanted[0] == ".")):
+            stem, suffix = os.path.splitext(same)
+            fits = fnmatch.fnmatchcase(same, wanted) or fnmatch.fnmatchcase(stem + suffix.lower(), wanted)
+            if same == wanted or (fits and (same[0] != "." or wanted[0] == ".")):
                 yield from _below(folder / name, rest)
 
 
@@ -92,7 +90,7 @@ def find_files(files: Files, *, passed_over: list[str] | None = None) -> list[Pa
     Raises:
         UserError: a path that does not exist, a folder or glob without a file that can be read, or another file type.
     """
-    items = [files] if isinstance(files, str | Path) else list(files)
+    items = [files] if isinstance(files, str | Path) else list(files or ())
     if not items:
         raise UserError("No files were given. Name at least one file, folder, glob or URL.")
     found: dict[str, Path | str] = {}
@@ -105,30 +103,25 @@ def find_files(files: Files, *, passed_over: list[str] | None = None) -> list[Pa
 def _expand(item: str | Path, passed_over: list[str]) -> list[Path | str]:
     text = resolve(item)
     if is_url(text):
-        return [text]
+        return [urllib.parse.urldefrag(text).url]
     if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
-        raise UserError(
-            f"Cannot fetch {text}: only http:// and https:// addresses work. Download it and name the file."
-        )
+        raise UserError(f"Cannot fetch {text}: only http(s):// addresses work. Download it and name the file.")
     matches = list(_matches(Path(text)))
-    if not matches:
-        if glob.has_magic(text):
-            raise UserError(f"No {KNOWN} file matches {item}. Relative paths start at {Path.cwd()}.")
+    is_literal = os.path.exists(text) or not glob.has_magic(text)
+    if is_literal and not matches:
         raise UserError(f"There is no file or folder {item}. Check the name; relative paths start at {Path.cwd()}.")
-    if not glob.has_magic(text) and matches[0].is_file() and matches[0].suffix.lower() not in SUFFIXES:
-        raise UserError(f"{item} is of a type that cannot be read. Convert it to {KNOWN}.")
+    if is_literal and matches[0].is_file():
+        if matches[0].suffix.lower() not in SUFFIXES:
+            raise UserError(f"{item} is of a type that cannot be read. Convert it to {KNOWN}.")
+        return matches
     inside = [file for path in matches for file in (_walk(path) if path.is_dir() else [path])]
-    readable = [file for file in inside if _is_readable(file)]
-    passed_over += [file.name for file in inside if not _is_readable(file)]
-    if not readable and matches[0].is_dir():
+    readable = [file for file in inside if file.suffix.lower() in SUFFIXES and not file.name.startswith((".", "~$"))]
+    passed_over += sorted(file.name for file in {*inside} - {*readable})
+    if is_literal and not readable:
         raise UserError(f"The folder {item} holds no {KNOWN} file. Put your files there or name another folder.")
     if not readable:
         raise UserError(f"No {KNOWN} file matches {item}. Relative paths start at {Path.cwd()}.")
     return sorted(readable, key=lambda path: path.parts)
-
-
-def _is_readable(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith((".", "~$"))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -161,24 +154,19 @@ def readable_name(name: str) -> str:
         return os.fsencode(name).decode("cp1252", "replace")
 
 
-def short_names(paths: Sequence[Path]) -> list[str]:
+def short_names(sources: Sequence[Path | str]) -> list[str]:
     """Return each file's name, with as many parent folders as it takes to tell it from the others."""
-    resolved = [path.resolve() for path in paths]
-    names = [path.name for path in paths]
-    for depth in range(2, max((len(path.parts) for path in resolved), default=0)):
+    parts = [Path(os.path.abspath(source)).parts for source in sources]
+    names = [each[-1] for each in parts]
+    for depth in range(2, max(map(len, parts), default=0)):
         counts = Counter(names)
-        if len(counts) == len(names):
-            break
-        names = [
-            "/".join(path.parts[-depth:]) if counts[name] > 1 else name
-            for path, name in zip(resolved, names, strict=True)
-        ]
-    return [readable_name(name) for name in names]
+        names = ["/".join(each[-depth:]) if counts[name] > 1 else name for each, name in zip(parts, names, strict=True)]
+    return list(map(readable_name, names))
 
 
 def local_copy(source: Path | str, folder: str | Path | None = None) -> Path | None:
     """Return the file itself, or what was downloaded from a URL before; None where nothing was."""
-    if isinstance(source, Path) or not is_url(source):
+    if not is_url(source):
         return Path(source)
     folder = Path(folder or core.download_folder())
     names = (folder.glob(f"[!.]*-{url_hash(source)}{suffix}") for suffix in SUFFIXES)
@@ -187,6 +175,7 @@ def local_copy(source: Path | str, folder: str | Path | None = None) -> Path | N
 
 def url_hash(url: str) -> str:
     """Return the digest that stands in the name of a downloaded file."""
+    url = urllib.parse.urldefrag(url).url  # no server is told what follows the #
     return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:10]
 
 
@@ -199,11 +188,8 @@ def _digest(path: Path) -> str:
 
 
 def _files_hash(value: "str | Path | Iterable[str | Path]") -> str:
-    """Return a digest of the names and contents of all files behind paths, folders, globs and URLs.
-
-    A whole folder counts, whatever its types: that of a model as well as one of documents; only hidden files and lock
-    files do not. What does not exist counts by its name.
-    """
+    """Return a digest of the names and contents of all files behind paths, folders (but hidden and lock files), globs
+    and URLs; what does not exist counts by its name."""
     digest = hashlib.sha256()
     for item in [value] if isinstance(value, str | Path) else value:
         text = resolve(item) if str(item).strip() else ""

@@ -44,31 +44,23 @@ def corpus_summary(nodes: "Sequence[TextNode]", tokenizer, max_seq_length: int) 
 
     tokenizer = _tokenizer(tokenizer)
     room = max_seq_length - tokenizer.num_special_tokens_to_add()
+    tokens = chunk_lengths(nodes, tokenizer).to_numpy()
     table = pd.DataFrame(
         {
             "file": [node.metadata.get("file_name", "") for node in nodes],
             "page": [source_id(node.metadata) for node in nodes],
             "words": [len(node.text.split()) for node in nodes],
-            "tokens": chunk_lengths(nodes, tokenizer).to_numpy(),
+            "tokens": tokens,
+            "unseen": (tokens - room).clip(min=0),
         }
     )
-    table["unseen"] = (table["tokens"] - room).clip(lower=0)
-    rows = {file: _count(part) for file, part in table.groupby("file", sort=False)}
-    return pd.DataFrame.from_dict(rows | {"all": _count(table)}, orient="index").rename_axis("file")
-
-
-def _count(table: "pd.DataFrame") -> dict:
-    tokens, unseen = int(table["tokens"].sum()), int(table["unseen"].sum())
-    return {
-        "pages": table["page"].nunique(),
-        "chunks": len(table),
-        "words": int(table["words"].sum()),
-        "tokens": tokens,
-        "longest_chunk": int(table["tokens"].max()) if len(table) else 0,
-        "chunks_cut": int((table["unseen"] > 0).sum()),
-        "tokens_unseen": unseen,
-        "share_unseen": unseen / tokens if tokens else 0.0,
-    }
+    counts = pd.concat([table, table.assign(file="all")]).groupby("file", sort=False).agg(
+        pages=("page", "nunique"), chunks=("page", "size"), words=("words", "sum"), tokens=("tokens", "sum"),
+        longest_chunk=("tokens", "max"), chunks_cut=("unseen", lambda unseen: (unseen > 0).sum()),
+        tokens_unseen=("unseen", "sum"),
+    )  # fmt: skip
+    counts = counts.reindex([*counts.index.drop("all", errors="ignore"), "all"], fill_value=0).rename_axis("file")
+    return counts.assign(share_unseen=(counts["tokens_unseen"] / counts["tokens"]).fillna(0.0))
 
 
 def _tokenizer(tokenizer):

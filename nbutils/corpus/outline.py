@@ -50,13 +50,11 @@ def locate(texts: list[str], headings: list[tuple[int, str]]) -> list[list[Secti
         headings: page (from 0) and heading, in reading order. One that is not found as the beginning of a line begins
             with its page where nothing else does.
     """
-    by_page = itertools.groupby(sorted(headings, key=lambda heading: heading[0]), lambda heading: heading[0])
-    wanted = {page: [heading for _, heading in group] for page, group in by_page}
     located, current = [], ""
     for page, text in enumerate(texts):
         sections: list[Section] = [(0, current)] if current else []
         position = 0
-        for heading in wanted.get(page, ()):
+        for heading in (heading for place, heading in headings if place == page and heading):
             words = r"\s+".join(map(re.escape, heading.split()))
             match = re.compile(rf"^[^\w\n]*{words}", re.MULTILINE | re.IGNORECASE).search(text, position)
             position = match.end() if match else position
@@ -67,8 +65,8 @@ def locate(texts: list[str], headings: list[tuple[int, str]]) -> list[list[Secti
 
 
 def markdown_headings(text: str) -> list[str]:
-    """Return the headings of a Markdown text, underlined ones too, but for lines of code."""
-    text = re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.MULTILINE | re.DOTALL)
+    """Return the headings of a Markdown text, underlined ones too, but for front matter and lines of code."""
+    text = re.sub(r"\A---\n.*?^---$|^[ \t]*(```|~~~).*?^[ \t]*\1", "", text, flags=re.MULTILINE | re.DOTALL)
     found = re.finditer(r"^ {0,3}#{1,6}[ \t]+(.+?)[ \t]*#*$|^(\S.*)\n(?:=+|-{3,})$", text, re.MULTILINE)
     return [match[1] or match[2] for match in found]
 
@@ -85,22 +83,18 @@ def docx_title(path: Path) -> str:
 # PDF
 
 
-def page_lines(text_page, page: int, text: str) -> list[Line]:
-    """Return the lines of a PDF page with the look of their type.
-
-    Args:
-        text_page: pypdfium2's page of text.
-        page: its number.
-        text: all its text.
-    """
+def text_and_lines(page, number: int) -> tuple[str, list[Line]]:
+    """Return the text of pypdfium2's page, and its lines with the look of their type."""
+    text_page = page.get_textpage()
+    text = text_page.get_text_range()
     lines, position = [], 0
     for line in text.split("\n"):
         if shown := line.strip():
             first = position + line.index(shown[0])
             look = _look(text_page, first)
-            lines.append(Line(page, shown, *look, look == _look(text_page, first + len(shown) - 1)))
+            lines.append(Line(number, shown, *look, look == _look(text_page, first + len(shown) - 1)))
         position += len(line) + 1
-    return lines
+    return text, lines
 
 
 def _look(text_page, letter: int) -> tuple[float, bool]:
@@ -110,10 +104,8 @@ def _look(text_page, letter: int) -> tuple[float, bool]:
     box, name, flags = pdfium.FS_RECTF(), ctypes.create_string_buffer(64), ctypes.c_int()
     pdfium.FPDFText_GetLooseCharBox(text_page, letter, box)
     pdfium.FPDFText_GetFontInfo(text_page, letter, name, len(name), flags)
-    heavy = (
-        re.search(rb"bold|black|heavy", name.value.lower()) or pdfium.FPDFText_GetFontWeight(text_page, letter) >= 600
-    )
-    return round(box.top - box.bottom, 1), bool(heavy)
+    heavy = re.search(rb"bold|black|heavy", name.value.lower())
+    return round(box.top - box.bottom, 1), bool(heavy) or pdfium.FPDFText_GetFontWeight(text_page, letter) >= 600
 
 
 def pdf_outline(pdf, lines: list[Line]) -> tuple[str, list[tuple[int, str]]]:
@@ -144,10 +136,9 @@ def _largest(lines: list[Line], body: float) -> str:
 
 
 def _standing_out(lines: list[Line], body: tuple[float, bool], pages: int) -> list[tuple[int, str]]:
-    """Return the lines that are larger or bolder than the body, with their pages.
+    """Return the lines that are larger or bolder than the body, with their pages; none where they are too few.
 
-    None where they are too few to tell sections. Left out are headers that come again on other pages, table rows (more
-    than a fifth digits), sentences, and blocks of three or more lines.
+    Left out are headers of every page, table rows (more than a fifth digits), sentences and blocks of three lines.
     """
     often = Counter(re.sub(r"\d+", "0", line.text) for line in lines)
     found = []

@@ -3,29 +3,31 @@
 import codecs
 import hashlib
 import importlib.metadata
+import io
 import itertools
 import re
 import unicodedata
 import warnings
-from collections import Counter
+import zipfile
 from pathlib import Path
 
 from nbutils.core import UserError, content_hash, first_line, remember
 from nbutils.corpus import outline
 from nbutils.corpus.files import KNOWN
 
-Page = tuple[str | None, dict]  # text (None where the page is damaged), metadata
+Page = tuple[str | None, dict, list[outline.Section]]  # text (None where the page is damaged), metadata, sections
 
 
 def read_pages(path: Path, cache: str | Path | None = None) -> list[Page]:
-    """Return the text and metadata of each page of a PDF, or of the whole file for other types.
-
-    The text of a damaged page is None. The metadata is `page` and `page_label` (PDF), `title` where one is known, and
-    `sections`: where on the page each begins, and its heading.
+    """Return the pages of a PDF, or the whole file as one page for other types.
 
     Args:
         path: the file.
         cache: a folder that keeps what was read, by content; default is none.
+
+    Returns:
+        For each page its text (None where it is damaged); `page` and `page_label` (PDF) and `title` where one is known;
+        and its sections: where on the page each begins, and its heading.
 
     Raises:
         UserError: the file cannot be read, or holds no text.
@@ -48,7 +50,7 @@ def _read(path: Path, data: bytes) -> dict:
     """Return the `pages` of a file, and the encoding that was `guessed`, if one was."""
     if not data:
         raise UserError(f"{path} is empty (0 bytes). Download or copy it again.")
-    suffix, title, guessed = path.suffix.lower(), "", None
+    suffix, title, headings, guessed = path.suffix.lower(), "", [], None
     if suffix == ".pdf" or data.startswith(b"%PDF-"):
         return {"pages": _read_pdf(path, data), "guessed": None}
     if suffix == ".docx":
@@ -59,16 +61,14 @@ def _read(path: Path, data: bytes) -> dict:
         text, title, headings = _html_text(page)
     else:
         text, guessed = decoded(path, data)
-        text = _DATA_URL.sub("", text)
+        text = clean(_DATA_URL.sub("", text))
+        headings = outline.markdown_headings(text) if suffix in (".md", ".markdown") else []
     text = clean(text)
     if not text:
         raise UserError(f"{path} holds no text. Remove it from the files or replace it.")
-    if suffix not in (".docx", ".html", ".htm"):
-        headings = outline.markdown_headings(text) if suffix in (".md", ".markdown") else []
-    headings = [clean(heading) for heading in headings]
-    title = outline.usable_title(title) or outline.usable_title(next(iter(headings), ""))
-    [sections] = outline.locate([text], [(0, heading) for heading in headings if heading])
-    return {"pages": [(text, ({"title": title} if title else {}) | {"sections": sections})], "guessed": guessed}
+    title = outline.usable_title(title) or outline.usable_title(clean(next(iter(headings), "")))
+    [sections] = outline.locate([text], [(0, heading) for heading in map(clean, headings)])
+    return {"pages": [(text, {"title": title} if title else {}, sections)], "guessed": guessed}
 
 
 # PDF
@@ -89,70 +89,50 @@ def _read_pdf(path: Path, data: bytes) -> list[Page]:
             raise UserError(f"{path} is encrypted. Save a copy without its password and use that.") from error
         raise UserError(f"{path} is damaged: no page can be read. Download or copy it again.") from error
     with pdf:
-        form = pdf.get_formtype()
-        if form == pdfium.raw.FORMTYPE_XFA_FULL:
-            raise UserError(
-                f"{path} is an XFA form, which only Adobe Reader shows. Print it to a PDF there and use that."
-            )
-        if form != pdfium.raw.FORMTYPE_NONE:
+        if pdf.get_formtype() == pdfium.raw.FORMTYPE_XFA_FULL:
+            raise UserError(f"{path} is an XFA form, for Adobe Reader alone. Print it to a PDF there and use that.")
+        if pdf.get_formtype() != pdfium.raw.FORMTYPE_NONE:
             pdf.init_forms()
-        texts, labels, lines = [], [], []
-        for number in range(len(pdf)):
-            text, shown = _page_text(pdf, number, has_form=form != pdfium.raw.FORMTYPE_NONE)
-            texts.append(text)
-            lines += shown
-            labels.append(pdf.get_page_label(number) or str(number + 1))
-        title, headings = outline.pdf_outline(pdf, lines)
-    if all(text is None for text in texts):
+        pages = [_page_text(pdf, number) for number in range(len(pdf))]
+        labels = [pdf.get_page_label(number) or str(number + 1) for number in range(len(pdf))]
+        title, headings = outline.pdf_outline(pdf, [line for _, lines in pages for line in lines])
+    raw = [text for text, _ in pages]
+    if all(text is None for text in raw):
         raise UserError(f"{path} is damaged: no page can be read. Download or copy it again.")
-    damaged = [text is None for text in texts]
-    texts = [clean(text) for text in _join_hyphens([text or "" for text in texts])]
+    texts = [clean(text) for text in _join_hyphens([text or "" for text in raw])]
     if not any(texts):
-        raise UserError(
-            f"{path} has no text on its {len(texts)} page(s), only images. Run OCR on it first, "
-            "for example `ocrmypdf IN.pdf OUT.pdf`."
-        )
-    sections = outline.locate(texts, [(page, clean(heading)) for page, heading in headings if clean(heading)])
+        advice = "Run OCR on it first, for example `ocrmypdf IN.pdf OUT.pdf`."
+        raise UserError(f"{path} has no text on its {len(texts)} page(s), only images. {advice}")
+    sections = outline.locate(texts, [(page, clean(heading)) for page, heading in headings])
     known = {"title": clean(title)} if title else {}
     return [
-        (
-            None if damaged[page] else texts[page],
-            {"page_label": label, "page": page + 1, "sections": sections[page]} | known,
-        )
+        (None if raw[page] is None else texts[page], {"page_label": label, "page": page + 1} | known, sections[page])
         for page, label in enumerate(labels)
     ]
 
 
-def _page_text(pdf, number: int, has_form: bool) -> tuple[str | None, list[outline.Line]]:
-    """Return the text of one page with the values of its form fields (None where it is damaged), and its lines."""
+def _page_text(pdf, number: int) -> tuple[str | None, list[outline.Line]]:
+    """Return the text of one page (None where it is damaged), with form fields and typed remarks, and its lines."""
     import pypdfium2 as pdfium
 
     try:
-        if has_form:
-            page = pdf[number]
-            page.flatten()  # fields become text; seen when the page is opened again
-            page.close()
         page = pdf[number]
-        text, lines = _text_of(page, number)
+        if pdfium.raw.FPDFPage_GetAnnotCount(page):
+            # Fields and remarks become text, which is seen when the page is opened again.
+            pdfium.raw.FPDFPage_Flatten(page, pdfium.raw.FLAT_NORMALDISPLAY)
+            page.close()
+            page = pdf[number]
+        text, lines = outline.text_and_lines(page, number)
         if text.count("\n") * 12 > len(text):
             # pdfium takes some sparse tables for vertical writing and puts every letter on its own line. It judges by
             # what lies inside the page's box, so with a box of one point it reads lines from left to right.
             page.set_mediabox(0, 0, 1, 1)
             page.set_cropbox(0, 0, 1, 1)
             page.close()
-            page = pdf[number]
-            text, lines = min((text, lines), _text_of(page, number), key=lambda version: version[0].count("\n"))
-        page.close()
+            again = outline.text_and_lines(pdf[number], number)
+            text, lines = min((text, lines), again, key=lambda version: version[0].count("\n"))
     except pdfium.PdfiumError:
         return None, []
-    return text, lines
-
-
-def _text_of(page, number: int) -> tuple[str, list[outline.Line]]:
-    text_page = page.get_textpage()
-    text = text_page.get_text_range()
-    lines = outline.page_lines(text_page, number, text)
-    text_page.close()
     return text, lines
 
 
@@ -208,10 +188,7 @@ _ODD |= {ord("\t"): "\t", ord(_HYPHEN): "-", 0x2010: "-", 0x2011: "-", 0xF0B7: "
 
 
 def clean(text: str) -> str:
-    """Return text with plain line ends, spaces and letters, without control characters and leader dots.
-
-    The words stay as they are. What is clean is not changed again.
-    """
+    """Return the same words with plain line ends, spaces and letters, without control characters and leader dots."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = _SOFT_BREAK.sub("", text).translate(_ODD)
     text = _FORMS.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
@@ -221,20 +198,19 @@ def clean(text: str) -> str:
 
 def decoded(path: Path, data: bytes, is_page: bool = False) -> tuple[str, str | None]:
     """Return the text of a file, and its encoding where neither the file nor UTF-8 tells it, so that it is guessed."""
-    for mark, encoding in (
-        (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-        (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8-sig"),
-    ):  # fmt: skip
-        if data.startswith(mark):
-            return data.decode(encoding, "replace"), None
+    from bs4.dammit import EncodingDetector
+
+    data, marked = EncodingDetector.strip_byte_order_mark(data)
+    if marked:
+        return data.decode(marked, "replace"), None
     if unmarked := _utf16(data):
         return data.decode(unmarked, "replace"), None
     if b"\0" in data:
         if not is_page:
             raise UserError(f"{path} is not a text file. Convert it to {KNOWN}.")
         data = data.replace(b"\0", b"")
-    declared = _declared(data) if is_page else None
-    for encoding in ("iso2022_jp" if b"\x1b$" in data else "utf-8", declared or "utf-8"):
+    declared = EncodingDetector.find_declared_encoding(data, is_html=True) if is_page else None
+    for encoding in ("iso2022_jp" if b"\x1b$" in data else "utf-8", codec(declared or "utf-8")):
         try:
             return data.decode(encoding), None
         except (UnicodeDecodeError, LookupError):
@@ -246,51 +222,22 @@ def decoded(path: Path, data: bytes, is_page: bool = False) -> tuple[str, str | 
     return data.decode(encoding, "replace"), encoding
 
 
-def _utf16(data: bytes) -> str | None:
-    """Return the byte order of a text in UTF-16 without a mark, or None where it is none.
+def codec(name: str) -> str:
+    """Return the encoding that browsers take for a declared one: Latin-1 means Windows-1252."""
+    return "cp1252" if name.lower() in ("iso-8859-1", "latin1", "us-ascii", "ascii") else name
 
-    Such a text has bytes that no other text has, and its letters are nearly all of one script.
-    """
+
+def _utf16(data: bytes) -> str | None:
+    """Return the byte order of a text in UTF-16 without a mark: by its control bytes, which no other text has."""
+    from charset_normalizer import from_bytes
+
     sample = data[:20_000]
     share = sum(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in sample) / len(sample)
-    if len(data) < 8 or share < (0.2 if _is_utf8(data) else 0.02):
+    is_utf8 = "\ufffd" not in data.decode("utf-8", "replace")
+    if len(data) < 32 or share < (0.2 if is_utf8 else 0.02):
         return None
-    order = {"utf-16-le": sample[1::2], "utf-16-be": sample[::2]}
-    for encoding in sorted(order, key=lambda encoding: len(set(order[encoding]))):  # there are fewer high bytes
-        text = sample[: len(sample) // 2 * 2].decode(encoding, "replace")
-        scripts = Counter(_script(letter) for letter in text)
-        text_like = scripts.total() - scripts[""]
-        main = max((count for script, count in scripts.items() if script not in ("", "ASCII")), default=0)
-        if text_like > 0.95 * scripts.total() and main >= 0.8 * (text_like - scripts["ASCII"]):
-            return encoding
-    return None
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _script(letter: str) -> str:
-    """Return the name of a letter's script ("CJK" for all of Japanese, "ASCII" for that); "" for what no text holds."""
-    if letter.isascii():
-        return "ASCII" if letter.isprintable() or letter in "\t\n\r\f" else ""
-    if unicodedata.category(letter)[0] == "C" or letter == "\ufffd":
-        return ""
-    if not letter.isalpha():
-        return "ASCII"  # punctuation of any script
-    script = unicodedata.name(letter, "CJK").split()[0].split("-")[0]
-    return "CJK" if script in ("HIRAGANA", "KATAKANA", "IDEOGRAPHIC") else script
-
-
-def _declared(data: bytes) -> str | None:
-    """Return the encoding that a web page names; Latin-1 means Windows-1252 there."""
-    named = re.search(rb"<(?:meta|\?xml)[^>]+(?:charset|encoding)=[\"']?([\w-]+)", data[:4096], re.IGNORECASE)
-    encoding = named[1].decode("ascii").lower() if named else None
-    return "cp1252" if encoding in ("iso-8859-1", "latin1", "us-ascii", "ascii") else encoding
+    found = from_bytes(sample[: len(sample) // 2 * 2], cp_isolation=["utf_16_le", "utf_16_be"]).best()
+    return found.encoding if found else None
 
 
 def _guess(data: bytes) -> str:
@@ -344,17 +291,33 @@ def _html_text(page: str) -> tuple[str, str, list[str]]:
     return "\n".join(filter(None, map(" | ".join, rows))), title, [" ".join(heading.split()) for heading in headings]
 
 
+# What mammoth passes over with the words in it: simple fields, ruby, directions, equations.
+_WRAPPER = re.compile(rb"<(/?)(?:w:(?:fldSimple|ruby|rubyBase|dir|bdo)|m:(?![rt][ />])\w+)\b")
+
+
 def _docx_html(path: Path) -> str:
     import mammoth
 
+    def html(left_out: tuple[str, ...] = ()) -> str:
+        copy = io.BytesIO()
+        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as parts:
+            for name in archive.namelist():
+                part = archive.read(name) if name.endswith((".xml", ".rels")) else b""
+                part = part.replace(b"<m:den>", b"<w:r><w:t>/</w:t></w:r><m:den>")
+                part = re.sub(rb"<(/?)m:([rt])\b", rb"<\1w:\2", _WRAPPER.sub(rb"<\1w:smartTag", part))
+                if not name.endswith(left_out):
+                    parts.writestr(name, part)
+        return mammoth.convert_to_html(copy, convert_image=mammoth.images.img_element(lambda _: {})).value
+
     try:
-        with path.open("rb") as file:
-            page = mammoth.convert_to_html(file, convert_image=mammoth.images.img_element(lambda _: {})).value
+        try:
+            page = html()
+        except KeyError:  # an attribute is missing where styles or lists are described
+            page = html(("styles.xml", "numbering.xml"))
         return re.sub(r" *<a [^>]*>↑</a>", "", page)  # the way back from a footnote
     except Exception as error:  # zip files, XML and relations can be wrong in many ways
-        raise UserError(
-            f"{path} is not a Word document (.docx): {first_line(error)}. Open it in a word processor and save it again."
-        ) from error
+        advice = "Open it in a word processor and save it again."
+        raise UserError(f"{path} is not a Word document (.docx): {first_line(error)}. {advice}") from error
 
 
 def is_html(data: bytes) -> bool:

@@ -49,8 +49,7 @@ def split_corpus(
     order = list(range(len(cut)))
     random.Random(seed).shuffle(order)
     wanted = max(2, validation_share * len(nodes))
-    chosen: set[int] = set()
-    count = 0
+    chosen, count = set(), 0
     for index in order:
         size = len(cut[index])
         if len(chosen) < len(cut) - 1 and abs(count + size - wanted) <= abs(count - wanted):
@@ -59,7 +58,7 @@ def split_corpus(
     chosen = chosen or {min(order, key=lambda index: len(cut[index]))}
     part = [index in chosen for index, block in enumerate(cut) for _ in block]
     flat = [node for block in cut for node in block]
-    validation = [node for node, is_validation in zip(flat, part, strict=True) if is_validation]
+    validation = list(itertools.compress(flat, part))
     leaking = _leaking(flat, part)
     train = [node for i, node in enumerate(flat) if not part[i] and i not in leaking]
     if not train:
@@ -69,51 +68,38 @@ def split_corpus(
 
 def _units(nodes: "Sequence[TextNode]") -> "list[list[TextNode]]":
     """Group neighbouring chunks of the same page; a chunk of a document without pages stands alone."""
-    units: list[list[TextNode]] = []
-    last = None
-    for node in nodes:
-        page = node.metadata.get("page") and (node.metadata.get("file_name"), node.metadata["page"])
-        if page and page == last:
-            units[-1].append(node)
-        else:
-            units.append([node])
-        last = page
-    return units
+    pages = itertools.groupby(nodes, lambda node: source_id(node.metadata) if node.metadata.get("page") else node.id_)
+    return [list(unit) for _, unit in pages]
 
 
 def _cut(units: "list[list[TextNode]]", blocks: int) -> "list[list[TextNode]]":
     """Cut units into at most `blocks` runs of about as many chunks each."""
-    total = sum(map(len, units))
-    cut: list[list[TextNode]] = []
-    done, last = 0, -1
-    for unit in units:
-        index = min(blocks - 1, int((done + len(unit) / 2) * blocks / total))
-        if index != last:
-            cut.append([])
-        cut[-1].extend(unit)
-        done += len(unit)
-        last = index
+    sizes = list(map(len, units))
+    middles = [end - size / 2 for size, end in zip(sizes, itertools.accumulate(sizes), strict=True)]
+    number = [min(blocks - 1, int(middle * blocks / sum(sizes))) for middle in middles]
+    runs = itertools.groupby(zip(number, units, strict=True), lambda pair: pair[0])
+    cut = [[node for _, unit in run for node in unit] for _, run in runs]
     return cut if len(cut) > 1 else units
 
 
 def _leaking(nodes: "list[TextNode]", is_validation: list[bool]) -> set[int]:
     """Return the positions of training chunks that repeat text of a validation chunk."""
-    held = {" ".join(node.text.split()) for node, val in zip(nodes, is_validation, strict=True) if val}
-    leaking = {i for i, node in enumerate(nodes) if not is_validation[i] and " ".join(node.text.split()) in held}
-    for i in range(1, len(nodes)):
-        if is_validation[i] == is_validation[i - 1] or source_id(nodes[i].metadata) != source_id(nodes[i - 1].metadata):
-            continue
-        step = 1 if is_validation[i - 1] else -1
-        edge, position = (i - 1, i) if step == 1 else (i, i - 1)
+    texts = [" ".join(node.text.split()) for node in nodes]
+    held = set(itertools.compress(texts, is_validation))
+    leaking = {i for i, text in enumerate(texts) if not is_validation[i] and text in held}
+    for edge, step in itertools.product(itertools.compress(range(len(nodes)), is_validation), (-1, 1)):
+        position = edge + step
         while 0 <= position < len(nodes) and not is_validation[position]:
-            first, second = (edge, position) if step == 1 else (position, edge)
-            if _overlap(nodes[first].text, nodes[second].text) < 20:
+            if _overlap(*(nodes[i] for i in sorted((edge, position)))) < 20:
                 break
             leaking.add(position)
             position += step
     return leaking
 
 
-def _overlap(first: str, second: str) -> int:
-    """Return how many characters at the end of `first` also begin `second`."""
-    return next((k for k in range(min(len(first), len(second)), 0, -1) if first.endswith(second[:k])), 0)
+def _overlap(first: "TextNode", second: "TextNode") -> int:
+    """Return how many characters at the end of `first` also begin `second`, a chunk of the same page."""
+    if source_id(first.metadata) != source_id(second.metadata):
+        return 0
+    one, two = first.text, second.text
+    return next((k for k in range(min(len(one), len(two)), 0, -1) if one.endswith(two[:k])), 0)
