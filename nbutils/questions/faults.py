@@ -117,9 +117,10 @@ def _told_within(error: BaseException):
     """Return the error that a server put into a reply of status 200, over which the client then stumbled."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         for value in frame.f_locals.values():
-            if (hasattr(value, "choices") or isinstance(value, dict)) and _get(value, "choices") is None:
-                if isinstance(told := _get(value, "error"), str | dict) and told:
-                    return told
+            reply = value if hasattr(value, "choices") or isinstance(value, dict) else None
+            told = _get(reply, "error")
+            if told and isinstance(told, str | dict) and _get(reply, "choices") is None:
+                return told
     return None
 
 

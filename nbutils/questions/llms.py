@@ -54,7 +54,7 @@ def resolve_llm(
     provider, _, model = name.partition(":")
     service = {"max_retries": 0, "timeout": timeout or 120.0}
     like = re.fullmatch(r"openai-like:(.+?)@(https?://.+)", name)
-    if provider in ("openai", "ollama", "gguf") and model or like:
+    if like or (model and provider in ("openai", "ollama", "gguf")):
         module = "openai_like" if like or provider == "gguf" else provider
         need_package(f"llama_index.llms.{module}", "openai" if like else provider, name)
     if name == "offline":
