@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from nbutils.core import content_hash
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
@@ -13,9 +14,6 @@ from nbutils.questions.plan import Plan
 from nbutils.questions.prompts import QUESTION_STYLES
 from nbutils.questions.settings import Prices, QuestionSettings
 from nbutils.questions.store import Answer
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass
@@ -34,18 +32,14 @@ class Account:
     dropped: list[dict]
 
     @property
-    def report(self) -> "pd.DataFrame":
+    def report(self) -> pd.DataFrame:
         """One row per chunk: `status` ("kept", "dropped", "failed" or "not asked"), `asked_for`, `written` and `kept`
         questions, `reason`, `calls`, `tokens_in`, `tokens_out`."""
-        import pandas as pd
-
         return pd.DataFrame(self.chunks)
 
     @property
-    def filters(self) -> "pd.DataFrame":
+    def filters(self) -> pd.DataFrame:
         """One row per filter that dropped something: `filter`, `what` (chunks or questions), `dropped`, `examples`."""
-        import pandas as pd
-
         return pd.DataFrame(self.dropped, columns=["filter", "what", "dropped", "examples"])
 
     def summary(self) -> str:

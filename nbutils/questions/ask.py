@@ -17,16 +17,13 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from nbutils.core import UserError, progress
 from nbutils.questions.faults import FILTERED, Fault, classify, finish_reason, text_of, tokens_of
-from nbutils.questions.llms import client_timeout, prepared, with_parameters, without_refused, without_retries
+from nbutils.questions.llms import client_timeout, prepared, without_refused, without_retries
 from nbutils.questions.parse import without_thoughts
 from nbutils.questions.settings import QuestionSettings
 from nbutils.questions.store import Answer
 
 BACKOFF_SECONDS = (0.5, 30.0)  # the first wait and the longest
 BAD_REPLY_TRIES = 3  # an empty or cut-off reply tends to come back the same, and costs each time
-_QUESTIONS = {"questions": {"type": "array", "items": {"type": "string"}}}
-_SCHEMA = {"type": "object", "properties": _QUESTIONS, "required": ["questions"], "additionalProperties": False}
-JSON_REPLY = {"type": "json_schema", "json_schema": {"name": "questions", "strict": True, "schema": _SCHEMA}}
 
 
 class GenerationError(UserError, RuntimeError):
@@ -70,8 +67,6 @@ class Asker:
         self, llm, settings: QuestionSettings, on_answer: Callable[[Answer], None], count_tokens, empty_is_answer: bool
     ):
         self.llm = without_retries(llm)
-        if settings.structured:
-            self.llm = with_parameters(self.llm, response_format=JSON_REPLY)
         self.settings, self.on_answer = settings, on_answer
         self.timeout = settings.timeout or client_timeout(self.llm)
         self.count_tokens, self.empty_is_answer = count_tokens, empty_is_answer
@@ -94,15 +89,14 @@ class Asker:
         if not requests:
             return
         self.llm = prepared(self.llm, (request.prompt for request in requests), self.settings.concurrency)
-        ended, start, shown = threading.Event(), self._finished, 0
+        ended, start = threading.Event(), self._finished
         future = asyncio.run_coroutine_threadsafe(self._ask_all(requests, ended), _loop(os.getpid()))
         with progress(total=len(requests), desc="Asking", unit="chunk", disable=not verbose) as bar:
             try:
                 while not future.done():
                     with contextlib.suppress(TimeoutError):
                         future.result(timeout=0.1)
-                    bar.update(self._finished - start - shown)
-                    shown = self._finished - start
+                    bar.update(self._finished - start - bar.n)
                     bar.set_postfix_str(f"{self._tokens:,} tokens{self._note}", refresh=False)
                     on_tick()
             except BaseException:
@@ -122,15 +116,14 @@ class Asker:
                 if not self.out_of_budget:
                     await self._ask(request)
 
-        tasks: list[asyncio.Task] = []
         try:
             await in_turn(requests[0])
-            tasks = [asyncio.ensure_future(in_turn(request)) for request in requests[1:]]
-            await asyncio.gather(*tasks)
+            async with asyncio.TaskGroup() as group:
+                for request in requests[1:]:
+                    group.create_task(in_turn(request))
+        except ExceptionGroup as problems:
+            raise problems.exceptions[0] from None
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             ended.set()
 
     async def _ask(self, request: Request) -> None:
@@ -168,12 +161,9 @@ class Asker:
             self._understated = max(self._understated, used / max(estimated, 1))
             self._read(answer, reply, request)
             answer.seconds = round(time.monotonic() - started, 3)
-        except TimeoutError:
-            raise Fault(f"no reply within {self.timeout:g} s", "again") from None
-        except Fault:
-            raise
         except Exception as error:
-            fault = classify(error)
+            late = Fault(f"no reply within {self.timeout:g} s", "again") if isinstance(error, TimeoutError) else None
+            fault = late or classify(error)
             if fault.kind == "stop" and (changed := without_refused(llm, fault.reason)) is not llm:
                 self.llm, fault.kind = changed, "anew"
             if fault.kind in ("wait", "anew"):  # costs nothing

@@ -78,9 +78,15 @@ def finish_reason(reply) -> str:
 
 def classify(error: Exception) -> Fault:
     """Tell from an exception of any client library whether to wait, try again, drop the prompt, or stop."""
+    if isinstance(error, Fault):
+        return error
     if isinstance(error, UserError | ImportError | NotImplementedError) or "Unknown model" in str(error):
         return Fault(_line(error), "stop")
-    chain = _causes(error)
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
     for cause in chain:
         if status := _status(cause):
             body = getattr(cause, "body", None)
@@ -124,21 +130,10 @@ def _told_within(error: BaseException):
     return None
 
 
-def _causes(error: BaseException) -> list[BaseException]:
-    chain: list[BaseException] = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
-    return chain
-
-
 def _status(error: BaseException) -> int | None:
-    for source in (error, getattr(error, "response", None)):
-        for name in ("status_code", "status", "http_status", "code"):
-            value = getattr(source, name, None)
-            if isinstance(value, int) and 300 <= value < 600:
-                return value
-    return None
+    names = ("status_code", "status", "http_status", "code")
+    found = [getattr(source, name, None) for source in (error, _get(error, "response")) for name in names]
+    return next((value for value in found if isinstance(value, int) and 300 <= value < 600), None)
 
 
 def retry_after(error: BaseException) -> float | None:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from llama_index.core.llms import LLM
+from llama_index.core.schema import BaseNode
 
 from nbutils.core import content_hash
 from nbutils.questions.account import assemble, spent_on
@@ -17,14 +19,10 @@ from nbutils.questions.prompts import DEFAULT_QA_GENERATE_PROMPT_TMPL
 from nbutils.questions.settings import QuestionSettings
 from nbutils.questions.store import Answer, AnswerStore
 
-if TYPE_CHECKING:
-    from llama_index.core.llms import LLM
-    from llama_index.core.schema import BaseNode
-
 
 def generate_qa_embedding_pairs(
-    nodes: "Sequence[BaseNode]",
-    llm: "LLM | str",
+    nodes: Sequence[BaseNode],
+    llm: LLM | str,
     qa_generate_prompt_tmpl: str = DEFAULT_QA_GENERATE_PROMPT_TMPL,
     num_questions_per_chunk: int = 2,
     retry_limit: int = 7,

@@ -126,8 +126,8 @@ def prepared(llm: "LLM", prompts: Iterable[str], concurrency: int) -> "LLM":
 
 def client_timeout(llm: "LLM") -> float:
     """Return the seconds that an LLM's own client waits for a reply; 120 where it does not say."""
-    found = (getattr(llm, name, None) for name in ("request_timeout", "timeout"))
-    return next((float(value) for value in found if isinstance(value, int | float)), 120.0)
+    found = getattr(llm, "request_timeout", None) or getattr(llm, "timeout", None)
+    return found if isinstance(found, int | float) else 120.0
 
 
 def without_retries(llm: "LLM") -> "LLM":
@@ -143,20 +143,6 @@ def without_retries(llm: "LLM") -> "LLM":
     return quiet
 
 
-def with_parameters(llm: "LLM", **parameters) -> "LLM":
-    """Return a copy of an LLM of the OpenAI family that sends these parameters; one of another family as it is.
-
-    A parameter whose value is None is not sent at all, whatever the LLM's own setting.
-    """
-    if not hasattr(llm, "_get_model_kwargs") or not hasattr(llm, "additional_kwargs"):
-        return llm
-    from openai import NOT_GIVEN
-
-    sent = {name: NOT_GIVEN if value is None else value for name, value in parameters.items()}
-    own = {name: value for name, value in parameters.items() if name == "max_tokens"}
-    return llm.model_copy(update={"additional_kwargs": dict(llm.additional_kwargs) | sent} | own)
-
-
 _PARAMETERS = re.compile(r"\b(temperature|top_p|max_tokens|max_completion_tokens|response_format|reasoning_effort)\b")
 
 
@@ -169,12 +155,16 @@ def without_refused(llm: "LLM", reason: str) -> "LLM":
     """
     named, extra = _PARAMETERS.findall(reason), getattr(llm, "additional_kwargs", None) or {}
     refused = next((name for name in named if str(extra.get(name, "")) != "NOT_GIVEN"), None)
-    if refused is None:
+    if refused is None or not hasattr(llm, "_get_model_kwargs"):  # of the OpenAI family
         return llm
-    instead = {}
-    if refused == "max_tokens" and "max_completion_tokens" in named and llm.max_tokens:
-        instead = {"max_completion_tokens": llm.max_tokens}
-    return with_parameters(llm, **{refused: None}, **instead)
+    from openai import NOT_GIVEN
+
+    update: dict = {"additional_kwargs": dict(extra) | {refused: NOT_GIVEN}}
+    if refused == "max_tokens":
+        update["max_tokens"] = None
+        if "max_completion_tokens" in named and llm.max_tokens:
+            update["additional_kwargs"]["max_completion_tokens"] = llm.max_tokens
+    return llm.model_copy(update=update)
 
 
 # What an LLM's answers do not depend on. A field that merely contains one of these words stays (`keywords`, `max_tokens`).

@@ -18,9 +18,9 @@ _FENCED = re.compile(r"^[ \t]*([-=_*~#`\"'])\1{2,}[ \t]*\n(.*)^[ \t]*\1{3,}[ \t]
 class OfflineQuestionWriter(CustomLLM):
     """A LlamaIndex LLM that writes search queries for a text with no network and no model.
 
-    It answers any prompt that holds a text between two dashed lines (or another delimiter) and asks for a number of
-    questions with that many queries, one per line, or with NONE where the text holds no words. The same seed, corpus
-    and text give the same queries, in whatever order or thread they are asked for.
+    It answers a prompt that holds a text between two dashed lines and asks for a number of questions with that many
+    queries, one per line, or with NONE where the text holds no words. The same seed, corpus and text give the same
+    queries, in whatever order they are asked for.
 
     Args:
         seed: another seed, other queries.

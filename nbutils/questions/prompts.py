@@ -108,16 +108,16 @@ def render_prompt(
         raise UserError("qa_generate_prompt_tmpl lacks {context_str}, the place where the chunk goes. Add it.")
     start = int(hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).hexdigest(), 16)
     styles = [QUESTION_STYLES[(start + i) % len(QUESTION_STYLES)] for i in range(num_questions)]
-    shown = [examples[(start + i) % len(examples)] for i in range(min(len(examples), 8))]
-    like = "\n".join([EXAMPLES_INTRODUCTION, *(f"- {' '.join(example.split())}" for example in shown)])
-    if examples and "{question_styles}" not in template:
-        template = f"{template.rstrip()}\n\n{{question_styles}}\n"
+    wanted = [f"{number}. {style}" for number, style in enumerate(styles, 1)]
+    if examples:
+        shown = [examples[(start + i) % len(examples)] for i in range(min(len(examples), 8))]
+        wanted = [EXAMPLES_INTRODUCTION, *(f"- {' '.join(example.split())}" for example in shown)]
+        if "{question_styles}" not in template:
+            template = f"{template.rstrip()}\n\n{{question_styles}}\n"
     values = {
         "context_str": text,
         "num_questions_per_chunk": str(num_questions),
-        "question_styles": like
-        if examples
-        else "\n".join(f"{number}. {style}" for number, style in enumerate(styles, 1)),
+        "question_styles": "\n".join(wanted),
         "language": language or "the language of the passage",
     }
     return _PLACEHOLDER.sub(lambda match: values[match[1]] if match[1] else match[0][0], template)

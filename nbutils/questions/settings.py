@@ -125,7 +125,6 @@ class QuestionSettings(Settings):
         budget: a `Budget`; give the same one to each call. Chunks are then asked in a shuffled order, so that a part of
             them stands for all.
         prices: a `Prices`, or a mapping of "input" and "output".
-        structured: ask servers that speak the OpenAI protocol for JSON; one that refuses is asked without.
         store: the file of answers; by default `answers.sqlite` beside the dataset.
         shared: a folder of answers that runs on this machine share: what another has asked, or is asking, is not asked.
         examples: a handful of real questions, whose kinds, lengths and manner those written shall have.
@@ -144,7 +143,6 @@ class QuestionSettings(Settings):
     filters: Filters | None = Filters()
     budget: Budget = Field(default_factory=Budget)
     prices: Prices | None = None
-    structured: bool = False
     store: Path | None = None
     shared: Path | None = None
     seed: int = 0
