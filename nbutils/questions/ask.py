@@ -32,10 +32,7 @@ class GenerationError(UserError, RuntimeError):
 
 @dataclass
 class Request:
-    """One prompt to ask, with the estimated tokens of the prompt and of its reply, and how often it has failed.
-
-    A refusal by rate is no failure while other requests get through.
-    """
+    """One prompt to ask, with the estimated tokens of the prompt and of its reply, and how often it has failed."""
 
     key: str
     prompt: str
@@ -48,19 +45,15 @@ class Request:
 
     @property
     def tries(self) -> int:
-        """The number that counts against `retry_limit`."""
+        """What counts against `retry_limit`; a refusal by rate is no failure while other requests get through."""
         return max(self.failures, self.refusals)
 
 
 class Asker:
-    """Asks requests of one LLM and hands each answer on as it comes.
+    """Asks requests of one LLM (in threads, if it can only be called synchronously) and hands on each answer as it comes.
 
-    Args:
-        llm: a LlamaIndex LLM; one that can only be called synchronously is called in threads.
-        settings: as for the questions. The first call goes alone, so that a wrong key costs one call.
-        on_answer: called with each `Answer`, from one thread, as soon as it is there.
-        count_tokens: estimates the tokens of a text, where the server does not say.
-        empty_is_answer: an empty reply means that there is nothing to ask, not that something went wrong.
+    The first call goes alone, so that a wrong key costs one call. `count_tokens` estimates the tokens of a text where the
+    server does not say; `empty_is_answer`: an empty reply means that there is nothing to ask.
     """
 
     def __init__(

@@ -31,13 +31,10 @@ _SECRETS = re.compile(
 
 @dataclass(eq=False)
 class Fault(Exception):
-    """Why a call brought no reply, and what to do about it.
+    """Why a call brought no reply, and what to do about it; `retry_after`: seconds that the server asks to wait.
 
-    Attributes:
-        kind: "wait" (a rate limit), "again" (transient), "reply" (a bad reply; again, a few times), "anew" (with other
-            parameters, at once), "drop" or "skip" (this prompt only, for good or until the next run), "stop" (no use in
-            going on), or "budget".
-        retry_after: seconds that the server asks to wait.
+    Kinds: "wait" (a rate limit), "again" (transient), "reply" (a bad reply; again, a few times), "anew" (with other
+    parameters, at once), "drop" or "skip" (this prompt only, for good or until the next run), "stop", or "budget".
     """
 
     reason: str

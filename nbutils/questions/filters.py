@@ -156,7 +156,6 @@ def drop_reasons(
     Args:
         questions: (chunk id, question) in corpus order.
         corpus: chunk id -> text, of all chunks, asked about or not.
-        filters: the switches.
         echoes: lines of the prompt; a question that merely repeats one is always dropped.
     """
     repeated = {" ".join(words(line)) for line in echoes}

@@ -33,14 +33,11 @@ class LlamaCppServer:
         self.file, self.process, self.address, self.key = file, None, "", ""
 
     def start(self, slots: int, context: int) -> None:
-        """Load the file and listen on a free port of this machine alone.
+        """Load the file and listen on a free port of this machine alone, or raise a UserError with llama.cpp's last words.
 
         Args:
             slots: how many prompts are answered at a time (continuous batching).
             context: tokens of one prompt and its reply.
-
-        Raises:
-            UserError: llama.cpp cannot load the file; with its last words.
         """
         self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (open as long as the server runs)
         self.process = subprocess.Popen(
@@ -120,11 +117,7 @@ class GgufLLM(OpenAILike):
 
 
 def _digest(file: Path) -> str:
-    """Return a digest of a file's size, beginning and end.
-
-    Raises:
-        UserError: there is no such file, or it is no GGUF file.
-    """
+    """Return a digest of a file's size, beginning and end; raises a UserError where it is no GGUF file."""
     try:
         with file.open("rb") as opened:
             head = opened.read(2**20)

@@ -149,9 +149,7 @@ _PARAMETERS = re.compile(r"\b(temperature|top_p|max_tokens|max_completion_tokens
 def without_refused(llm: "LLM", reason: str) -> "LLM":
     """Return a copy of an LLM that no longer sends the parameter that its server refuses; the LLM where there is none.
 
-    Args:
-        llm: the LLM that was refused.
-        reason: what the server says: "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+    The reason is what the server says: "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
     """
     named, extra = _PARAMETERS.findall(reason), getattr(llm, "additional_kwargs", None) or {}
     refused = next((name for name in named if str(extra.get(name, "")) != "NOT_GIVEN"), None)

@@ -8,7 +8,7 @@ from nbutils.questions.prompts import QUESTION_STYLES
 _THOUGHTS = "think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis"
 _ASKS = ("?", "？", "؟")
 _STOPS = (".", "!", "。", "！", "…", "।", ",")
-_QUOTES = {'"': '"', "'": "'", "“": "”", "„": "“”", "«": "»", "`": "`", "‘": "’", "「": "」", "[": "]"}
+_QUOTED = re.compile(r"""(["'“„«`‘「\[])((?:(?!\1)[^“”»」\]]|(?<=\w)'(?=\w))+)["'“”»`’」\]][,;]*""")
 # a question by its name in some languages
 _NAME = (
     r"(?:(?:questions?|quer(?:y|ies)|q|keywords?|paraphrase|fragen?|suchanfragen?|stichwörter|preguntas?|perguntas?"
@@ -197,16 +197,5 @@ def _clean(raw: str) -> str:
         note = re.search(r"\s*[*_]*[(\[]([^()\[\]]{2,80})[)\]][*_.]*$", text)
         if note and (re.fullmatch(_LABEL, note[1], re.IGNORECASE) or _ANSWER.match(note[1])):
             text = text[: note.start()]
-        text = _unquoted(text)
+        text = quoted[2].strip() if (quoted := _QUOTED.fullmatch(text)) else text
     return "" if _NOTHING.fullmatch(text) or not any(map(str.isalnum, text)) else text
-
-
-def _unquoted(text: str) -> str:
-    """Return a text without the quotation marks around all of it; those of its words stay."""
-    bare = text.rstrip(",;" if not text.endswith(".") else ",;.")
-    if len(bare) < 3 or bare[-1] not in _QUOTES.get(bare[0], ""):
-        return text
-    either = f"[{re.escape(bare[0] + bare[-1])}]"
-    if re.search(rf"(?<!\w){either}|{either}(?!\w)", bare[1:-1]):  # not an apostrophe
-        return text
-    return bare[1:-1].strip()

@@ -50,16 +50,11 @@ Write in {language}, one question per line, numbered, with nothing before or aft
 """
 
 PROMPTS = {"search": DEFAULT_QA_GENERATE_PROMPT_TMPL, "exam": EXAM_PROMPT_TMPL}
-
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(context_str|num_questions_per_chunk|question_styles|language)\}")
 
 
 def documented_prompt() -> str:
-    """Return the exam prompt that LlamaIndex ships, word for word, from the installed package (which is not run).
-
-    Raises:
-        UserError: llama-index-finetuning is not installed, or ships the prompt no more.
-    """
+    """Return the exam prompt that LlamaIndex ships, word for word, from the installed package (which is not run)."""
     spec = importlib.util.find_spec("llama_index.finetuning")
     for root in (spec.submodule_search_locations or []) if spec else []:
         source = Path(root) / "embeddings" / "common.py"
@@ -72,11 +67,7 @@ def documented_prompt() -> str:
 
 
 def prompt_by_name(name: str) -> str:
-    """Return the template called "search" (the default), "exam" or "documented"; a template passes through.
-
-    Raises:
-        UserError: neither such a name nor a template with `{context_str}`.
-    """
+    """Return the template called "search" (the default), "exam" or "documented"; one with `{context_str}` passes through."""
     if name == "documented":
         return documented_prompt()
     if name in PROMPTS:

@@ -12,9 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-LONGEST = 24  # words in a query
-LONGEST_PHRASE = 4
-MOST_KEYWORDS = 7
+LONGEST, LONGEST_PHRASE, MOST_KEYWORDS = 24, 4, 7  # words in a query, a phrase of keywords, and all keywords of a query
 SEEN = 5  # texts that must hold a word before it is judged
 WEAK = 0.15  # burst of "also" and "provide" in most corpora; of terms 0.3 and more
 
