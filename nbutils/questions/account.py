@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from nbutils.core import content_hash
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
@@ -14,9 +15,6 @@ from nbutils.questions.prompts import QUESTION_STYLES
 from nbutils.questions.settings import Prices, QuestionSettings
 from nbutils.questions.store import Answer
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 @dataclass
 class Account:
@@ -25,8 +23,8 @@ class Account:
     Attributes:
         usage: `calls`, `tokens_in`, `tokens_out`, `cost` (None without prices) and `estimated` (True where the server
             gave no counts) over the whole set, and the same of this run alone under `this_run`.
-        chunks: one record for each chunk, the rows of `report`.
-        dropped: one record for each filter that dropped something, the rows of `filters`.
+        chunks: the rows of `report`.
+        dropped: the rows of `filters`.
     """
 
     usage: dict
@@ -34,19 +32,14 @@ class Account:
     dropped: list[dict]
 
     @property
-    def report(self) -> "pd.DataFrame":
+    def report(self) -> pd.DataFrame:
         """One row per chunk: `status` ("kept", "dropped", "failed" or "not asked"), `asked_for`, `written` and `kept`
         questions, `reason`, `calls`, `tokens_in`, `tokens_out`."""
-        import pandas as pd
-
         return pd.DataFrame(self.chunks)
 
     @property
-    def filters(self) -> "pd.DataFrame":
-        """One row per filter that dropped something: `filter`, `what` (chunks or questions), `dropped`, and up to five
-        `examples`."""
-        import pandas as pd
-
+    def filters(self) -> pd.DataFrame:
+        """One row per filter that dropped something: `filter`, `what` (chunks or questions), `dropped`, `examples`."""
         return pd.DataFrame(self.dropped, columns=["filter", "what", "dropped", "examples"])
 
     def summary(self) -> str:
@@ -80,70 +73,53 @@ def assemble(
     """Return the dataset that the answers give, filtered, with its account."""
     written = {}
     for key, ids in plan.owners.items():
-        answer = answers.get(key)
-        found = parse_questions(answer.reply, settings.num_questions_per_chunk) if answer and answer.reply else []
-        written[ids[0]] = found[:-1] if found and answer.truncated else found
+        answer = answers.get(key, Answer(key))
+        found = parse_questions(answer.reply, settings.num_questions_per_chunk)
+        written[ids[0]] = found[:-1] if answer.truncated else found
     questions = [(chunk_id, question) for chunk_id, found in written.items() for question in found]
     echoes = [*QUESTION_STYLES, *settings.examples]
     reasons = drop_reasons(questions, plan.texts, settings.applied_filters, echoes)
 
-    queries, relevant = {}, {}
-    kept, chunk_reasons, dropped = Counter(), {}, {}
+    dataset = EmbeddingQAFinetuneDataset(queries={}, corpus=dict(plan.texts), relevant_docs={}, headers=plan.headers)
+    dropped: dict[tuple[str, str], list[str]] = {}
+    for chunk_id, reason in plan.skipped.items():
+        dropped.setdefault((reason, "chunks"), []).append(" ".join(plan.texts[chunk_id][:80].split()))
+    why: dict[str, Counter] = {chunk_id: Counter() for chunk_id in plan.texts}  # chunk -> what became of its questions
     for (chunk_id, question), reason in zip(questions, reasons, strict=True):
+        why[chunk_id][reason] += 1
         if reason:
-            dropped.setdefault(("questions", reason), []).append(question)
-            chunk_reasons.setdefault(chunk_id, {})[reason] = True
+            dropped.setdefault((reason, "questions"), []).append(question)
             continue
         query_id = content_hash(plan.texts[chunk_id], question)
-        if query_id in queries:
-            query_id = content_hash(plan.texts[chunk_id], question, str(len(queries)))
-        queries[query_id] = question
-        relevant[query_id] = list(plan.owners[plan.requests[chunk_id].key])
-        kept[chunk_id] += 1
-    dataset = EmbeddingQAFinetuneDataset(
-        queries=queries, corpus=dict(plan.texts), relevant_docs=relevant, headers=plan.headers
-    )
-
-    chunks = [
-        _record(plan, chunk_id, answers, settings, written, kept[chunk_id], chunk_reasons.get(chunk_id, {}))
-        for chunk_id in plan.texts
-    ]
-    skipped: dict[tuple[str, str], list[str]] = {}
-    for chunk_id, reason in plan.skipped.items():
-        skipped.setdefault(("chunks", reason), []).append(" ".join(plan.texts[chunk_id][:80].split()))
+        dataset.queries[query_id] = question
+        dataset.relevant_docs[query_id] = list(plan.owners[plan.requests[chunk_id].key])
+    usage = usage_of(answers.values(), settings.prices) | {"this_run": usage_of(this_run, settings.prices)}
+    chunks = [_record(plan, chunk_id, answers, settings.num_questions_per_chunk, why[chunk_id]) for chunk_id in why]
     table = [
         {"filter": name, "what": what, "dropped": len(found), "examples": found[:5]}
-        for (what, name), found in (skipped | dropped).items()
+        for (name, what), found in dropped.items()
     ]
-    usage = usage_of(answers.values(), settings.prices) | {"this_run": usage_of(this_run, settings.prices)}
     dataset.account = Account(usage, chunks, table)
     return dataset
 
 
-def _record(plan: Plan, chunk_id: str, answers, settings, written, kept: int, reasons: Iterable[str]) -> dict:
-    """Return what became of one chunk."""
+def _record(plan: Plan, chunk_id: str, answers: dict[str, Answer], asked_for: int, why: Counter) -> dict:
+    """Return what became of one chunk, and of its questions by the reason why they were dropped ("" where kept)."""
     request = plan.requests.get(chunk_id)
     first = plan.owners[request.key][0] if request else chunk_id
     answer = answers.get(request.key) if request and first == chunk_id else None
-    asked, found, status, reason = settings.num_questions_per_chunk, 0, "not asked", ""
     if request is None:
         status, reason = "dropped", plan.skipped[chunk_id]
     elif first != chunk_id:
         status, reason = "dropped", f"same text as {first}"
-    elif answer is not None and answer.error:
+    elif answer is None:
+        status, reason = "not asked", ""
+    elif answer.error:
         status, reason = "failed", answer.error
-    elif answer is not None:
-        found, status = len(written[chunk_id]), "kept" if kept else "dropped"
+    else:
         why_none = "the reply was cut off" if answer.truncated else "the reply held no question"
-        reason = "; ".join(reasons) if found else answer.dropped or why_none
-    return {
-        "chunk_id": chunk_id,
-        "status": status,
-        "asked_for": asked if answer else 0,
-        "written": found,
-        "kept": kept,
-        "reason": reason,
-        "calls": answer.calls if answer else 0,
-        "tokens_in": answer.tokens_in if answer else 0,
-        "tokens_out": answer.tokens_out if answer else 0,
-    }
+        status = "kept" if why[""] else "dropped"
+        reason = "; ".join(filter(None, why)) if why.total() else answer.dropped or why_none
+    counts = {"asked_for": asked_for if answer else 0, "written": why.total(), "kept": why[""]}
+    spent = {name: getattr(answer, name, 0) for name in ("calls", "tokens_in", "tokens_out")}
+    return {"chunk_id": chunk_id, "status": status} | counts | {"reason": reason} | spent

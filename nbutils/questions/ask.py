@@ -10,33 +10,20 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from nbutils.core import UserError, progress
 from nbutils.questions.faults import FILTERED, Fault, classify, finish_reason, text_of, tokens_of
-from nbutils.questions.llms import client_timeout, prepared, with_parameters, without_refused, without_retries
+from nbutils.questions.llms import client_timeout, prepared, without_refused, without_retries
 from nbutils.questions.parse import without_thoughts
 from nbutils.questions.settings import QuestionSettings
 from nbutils.questions.store import Answer
 
 BACKOFF_SECONDS = (0.5, 30.0)  # the first wait and the longest
-LONGEST_RETRY_AFTER = 600.0
 BAD_REPLY_TRIES = 3  # an empty or cut-off reply tends to come back the same, and costs each time
-JSON_REPLY = {
-    "type": "json_schema",
-    "json_schema": {
-        "name": "questions",
-        "strict": True,
-        "schema": {
-            "type": "object",
-            "properties": {"questions": {"type": "array", "items": {"type": "string"}}},
-            "required": ["questions"],
-            "additionalProperties": False,
-        },
-    },
-}
 
 
 class GenerationError(UserError, RuntimeError):
@@ -45,50 +32,34 @@ class GenerationError(UserError, RuntimeError):
 
 @dataclass
 class Request:
-    """One prompt to ask, with the estimated tokens of the prompt and of its reply."""
+    """One prompt to ask, with the estimated tokens of the prompt and of its reply, and how often it has failed."""
 
     key: str
     prompt: str
     tokens: int = 0
     tokens_out: int = 0
-
-
-@dataclass
-class _Tries:
-    """How often one request failed; a refusal by rate is no failure while other requests get through."""
-
-    successes: int
     failures: int = 0
     refusals: int = 0
     bad_replies: int = 0
+    successes: int = 0  # of all requests, when it was refused last
 
     @property
-    def most(self) -> int:
+    def tries(self) -> int:
+        """What counts against `retry_limit`; a refusal by rate is no failure while other requests get through."""
         return max(self.failures, self.refusals)
 
 
 class Asker:
-    """Asks requests of one LLM and hands each answer on as it comes.
+    """Asks requests of one LLM (in threads, if it can only be called synchronously) and hands on each answer as it comes.
 
-    Args:
-        llm: a LlamaIndex LLM; one that can only be called synchronously is called in threads.
-        settings: concurrency, retries, time-outs, budget. The first call goes alone, so that a wrong key costs one call.
-        on_answer: called with each `Answer`, from one thread, as soon as it is there.
-        count_tokens: estimates the tokens of a text, where the server does not say.
-        empty_is_answer: an empty reply means that there is nothing to ask, not that something went wrong.
+    The first call goes alone, so that a wrong key costs one call. `count_tokens` estimates the tokens of a text where the
+    server does not say; `empty_is_answer`: an empty reply means that there is nothing to ask.
     """
 
     def __init__(
-        self,
-        llm,
-        settings: QuestionSettings,
-        on_answer: Callable[[Answer], None],
-        count_tokens: Callable[[str], int] = lambda text: len(text) // 4,
-        empty_is_answer: bool = False,
+        self, llm, settings: QuestionSettings, on_answer: Callable[[Answer], None], count_tokens, empty_is_answer: bool
     ):
         self.llm = without_retries(llm)
-        if settings.structured:
-            self.llm = with_parameters(self.llm, response_format=JSON_REPLY) or self.llm
         self.settings, self.on_answer = settings, on_answer
         self.timeout = settings.timeout or client_timeout(self.llm)
         self.count_tokens, self.empty_is_answer = count_tokens, empty_is_answer
@@ -99,15 +70,11 @@ class Asker:
         self._not_before = 0.0  # what a server says to one call goes for all
         self._understated = 1.0  # the most tokens a call has used, as a multiple of its estimate
 
-    def run(self, requests: list[Request], on_tick: Callable[[], None] = lambda: None, verbose: bool = True) -> None:
+    def run(self, requests: list[Request], on_tick: Callable[[], None], verbose: bool) -> None:
         """Ask everything and return when it is answered, failed, or out of budget.
 
-        Works in plain Python and inside a running event loop (Jupyter): calls run in a loop of their own.
-
-        Args:
-            requests: what to ask, in the order to ask it.
-            on_tick: called about ten times a second from the caller's thread.
-            verbose: show a bar with rate, tokens so far and time left.
+        Works in plain Python and inside a running event loop (Jupyter): calls run in a loop of their own. `on_tick` is
+        called about ten times a second from the caller's thread.
 
         Raises:
             GenerationError: the server refuses (key, model, request), or too many requests failed in a row.
@@ -115,15 +82,14 @@ class Asker:
         if not requests:
             return
         self.llm = prepared(self.llm, (request.prompt for request in requests), self.settings.concurrency)
-        ended, start, shown = threading.Event(), self._finished, 0
+        ended, start = threading.Event(), self._finished
         future = asyncio.run_coroutine_threadsafe(self._ask_all(requests, ended), _loop(os.getpid()))
         with progress(total=len(requests), desc="Asking", unit="chunk", disable=not verbose) as bar:
             try:
                 while not future.done():
                     with contextlib.suppress(TimeoutError):
                         future.result(timeout=0.1)
-                    bar.update(self._finished - start - shown)
-                    shown = self._finished - start
+                    bar.update(self._finished - start - bar.n)
                     bar.set_postfix_str(f"{self._tokens:,} tokens{self._note}", refresh=False)
                     on_tick()
             except BaseException:
@@ -143,40 +109,35 @@ class Asker:
                 if not self.out_of_budget:
                     await self._ask(request)
 
-        tasks: list[asyncio.Task] = []
         try:
             await in_turn(requests[0])
-            tasks = [asyncio.ensure_future(in_turn(request)) for request in requests[1:]]
-            await asyncio.gather(*tasks)
+            async with asyncio.TaskGroup() as group:
+                for request in requests[1:]:
+                    group.create_task(in_turn(request))
+        except ExceptionGroup as problems:
+            raise problems.exceptions[0] from None
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             ended.set()
 
     async def _ask(self, request: Request) -> None:
         """Ask one request until it is answered or has failed."""
-        answer, tries = Answer(request.key), _Tries(self._successes)
+        answer, request.successes = Answer(request.key), self._successes
+        again = AsyncRetrying(
+            retry=retry_if_exception(lambda error: getattr(error, "kind", "") in ("wait", "again", "reply", "anew")),
+            wait=functools.partial(self._wait, request),
+            stop=lambda state: request.tries >= self.settings.retry_limit,
+            reraise=True,
+        )
         try:
-            async for attempt in AsyncRetrying(
-                retry=retry_if_exception(
-                    lambda error: getattr(error, "kind", "") in ("wait", "again", "reply", "anew")
-                ),
-                wait=functools.partial(self._wait, tries),
-                stop=lambda state: tries.most >= self.settings.retry_limit,
-                reraise=True,
-            ):
-                with attempt:
-                    await self._try(request, answer, tries)
+            await again(self._try, request, answer)
         except Fault as fault:
             self._give_up(answer, fault)
         else:
             self._successes += 1
-            self._failed_in_row = 0
-            self._note = ""
+            self._failed_in_row, self._note = 0, ""
             self._hand_on(answer)
 
-    async def _try(self, request: Request, answer: Answer, tries: _Tries) -> None:
+    async def _try(self, request: Request, answer: Answer) -> None:
         """Make one call and put its reply into the answer, or raise a Fault."""
         while (left := self._not_before - time.monotonic()) > 0:
             await asyncio.sleep(left + self._random.uniform(0, 0.25))
@@ -191,15 +152,12 @@ class Asker:
             reply = await asyncio.wait_for(self._call(llm, request.prompt), self.timeout)
             used = self._count(answer, request, reply)
             self._understated = max(self._understated, used / max(estimated, 1))
-            self._read(answer, reply, tries)
+            self._read(answer, reply, request)
             answer.seconds = round(time.monotonic() - started, 3)
-        except TimeoutError:
-            raise Fault(f"no reply within {self.timeout:g} s", "again") from None
-        except Fault:
-            raise
         except Exception as error:
-            fault = classify(error)
-            if fault.kind == "stop" and (changed := without_refused(llm, fault.reason)):
+            late = Fault(f"no reply within {self.timeout:g} s", "again") if isinstance(error, TimeoutError) else None
+            fault = late or classify(error)
+            if fault.kind == "stop" and (changed := without_refused(llm, fault.reason)) is not llm:
                 self.llm, fault.kind = changed, "anew"
             if fault.kind in ("wait", "anew"):  # costs nothing
                 answer.calls -= 1
@@ -208,11 +166,11 @@ class Asker:
         finally:
             budget.spend(0, used - reserved)
 
-    def _read(self, answer: Answer, reply, tries: _Tries) -> None:
+    def _read(self, answer: Answer, reply, request: Request) -> None:
         """Take the text out of a reply; an empty or cut-off one is a fault until it has come too often."""
         answer.reply, reason = without_thoughts(text_of(reply)), finish_reason(reply)
         answer.truncated = reason in ("length", "max_tokens")
-        last = tries.bad_replies + 1 >= min(BAD_REPLY_TRIES, self.settings.retry_limit)
+        last = request.bad_replies + 1 >= min(BAD_REPLY_TRIES, self.settings.retry_limit)
         if FILTERED.search(reason.replace("_", " ")):
             raise Fault(f"content filter: {reason}", "drop")
         if not answer.reply.strip() and not self.empty_is_answer:
@@ -221,25 +179,20 @@ class Asker:
         if answer.truncated and not last:
             raise Fault("the reply was cut off", "reply")
 
-    def _wait(self, tries: _Tries, state: RetryCallState) -> float:
+    def _wait(self, request: Request, state: RetryCallState) -> float:
         """Count a failed try and return how long this request waits; what a server says to one call goes for all."""
         fault: Fault = state.outcome.exception()
         self._note = f", retrying: {fault.reason[:60]}"
         if fault.kind == "anew":
             return 0
         if fault.kind == "wait":
-            tries.refusals = 1 if self._successes > tries.successes else tries.refusals + 1
-            tries.successes = self._successes
+            request.refusals = 1 if self._successes > request.successes else request.refusals + 1
+            request.successes = self._successes
         else:
-            tries.failures += 1
-            tries.bad_replies += fault.kind == "reply"
-        if (fault.retry_after or 0) > LONGEST_RETRY_AFTER:
-            raise GenerationError(
-                f"The server asks to wait {fault.retry_after / 60:.0f} minutes ({fault.reason}). "
-                "Run again later to continue."
-            )
+            request.failures += 1
+            request.bad_replies += fault.kind == "reply"
         first, longest = BACKOFF_SECONDS
-        backoff = min(first * 2 ** (tries.most - 1), longest) * self._random.uniform(0.5, 1.0)
+        backoff = min(first * 2 ** (request.tries - 1), longest) * self._random.uniform(0.5, 1.0)
         if fault.retry_after or fault.kind == "wait":
             self._not_before = max(self._not_before, time.monotonic() + (fault.retry_after or backoff))
             return 0
@@ -247,23 +200,18 @@ class Asker:
 
     def _give_up(self, answer: Answer, fault: Fault) -> None:
         answer.reply = ""
-        if fault.kind == "budget":
-            self.out_of_budget = True
-            if not answer.calls:
-                return
+        self.out_of_budget |= fault.kind == "budget"
         if fault.kind == "stop":
             raise GenerationError(f"The LLM refused: {fault.reason}")
+        if self.out_of_budget and not answer.calls:
+            return
         if fault.kind == "drop":
             answer.dropped = fault.reason
         else:
             answer.error = fault.reason
         self._hand_on(answer)
-        if fault.kind in ("budget", "drop"):
-            return
-        self._failed_in_row += 1
-        if self.settings.on_failure == "fail":
-            raise GenerationError(f"A chunk failed after {answer.calls} calls: {fault.reason}. Run again to continue.")
-        if self._failed_in_row >= self.settings.stop_after:
+        self._failed_in_row += fault.kind not in ("budget", "drop")
+        if self._failed_in_row >= (1 if self.settings.on_failure == "fail" else self.settings.stop_after):
             raise GenerationError(
                 f"Stopped: {self._failed_in_row} chunks in a row failed, the last with: {fault.reason}. "
                 "What was answered is kept; run again to continue."
@@ -274,11 +222,10 @@ class Asker:
         self._finished += 1
 
     def _count(self, answer: Answer, request: Request, reply) -> int:
-        tokens_in, tokens_out = tokens_of(reply)
-        if tokens_in is None or tokens_out is None:
-            answer.estimated = True
-            tokens_in = request.tokens or self.count_tokens(request.prompt)
-            tokens_out = self.count_tokens(text_of(reply))
+        counted = tokens_of(reply)
+        answer.estimated |= counted is None
+        estimate = request.tokens or self.count_tokens(request.prompt), self.count_tokens(text_of(reply))
+        tokens_in, tokens_out = counted or estimate
         answer.tokens_in += tokens_in
         answer.tokens_out += tokens_out
         self._tokens += tokens_in + tokens_out
@@ -287,9 +234,7 @@ class Asker:
     async def _call(self, llm, prompt: str):
         if _is_async(llm):
             return await llm.acomplete(prompt)
-        await (
-            self._threads.acquire()
-        )  # a thread that hangs keeps its place, so that never more are at work than allowed
+        await self._threads.acquire()  # one that hangs keeps its place, so that never more are at work than allowed
         return await _in_thread(lambda: llm.complete(prompt), self._threads.release)
 
 
@@ -303,23 +248,18 @@ def _loop(process: int) -> asyncio.AbstractEventLoop:
 
 async def _in_thread(function: Callable, when_done: Callable[[], None]):
     """Await a blocking call in a daemon thread, so that one that hangs holds up neither the others nor the exit."""
-    loop = asyncio.get_running_loop()
-    result = loop.create_future()
-
-    def settle(method: Callable, value) -> None:
-        when_done()
-        if not result.done():
-            method(value)
+    loop, result = asyncio.get_running_loop(), Future()
+    result.set_running_or_notify_cancel()  # from here on nobody can cancel it
+    result.add_done_callback(lambda _: loop.call_soon_threadsafe(when_done))
 
     def work() -> None:
         try:
-            outcome = (result.set_result, function())
+            result.set_result(function())
         except BaseException as error:
-            outcome = (result.set_exception, error if isinstance(error, Exception) else RuntimeError(repr(error)))
-        loop.call_soon_threadsafe(settle, *outcome)
+            result.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
     threading.Thread(target=work, daemon=True).start()
-    return await result
+    return await asyncio.wrap_future(result)
 
 
 def _is_async(llm) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, Field
 
 from nbutils.core import UserError, write_atomic
 
@@ -27,6 +27,7 @@ class EmbeddingQAFinetuneDataset(BaseModel):
         relevant_docs: question id -> ids of the chunks that answer it, or id -> grade (which LlamaIndex can't read).
         mode: always "text".
         headers: chunk id -> what stands before the chunk where it is embedded (see `load_corpus`); saved if there is any.
+        account: what was asked, kept, dropped and spent (an `Account`) where the questions were generated just now.
     """
 
     queries: dict[str, str]
@@ -34,16 +35,7 @@ class EmbeddingQAFinetuneDataset(BaseModel):
     relevant_docs: dict[str, list[str] | dict[str, float]]
     mode: str = "text"
     headers: dict[str, str] = Field(default={}, exclude_if=operator.not_)
-    _account: Any = PrivateAttr(None)
-
-    @property
-    def account(self) -> Any:
-        """What was asked, kept, dropped and spent (a `generate.Account`) where the questions were generated just now."""
-        return self._account
-
-    @account.setter
-    def account(self, account: Any) -> None:
-        self._account = account
+    account: Any = Field(default=None, exclude=True, repr=False)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, EmbeddingQAFinetuneDataset) and self.model_dump() == other.model_dump()
@@ -72,7 +64,7 @@ class EmbeddingQAFinetuneDataset(BaseModel):
             dataset = cls(**json.loads(Path(path).read_text(encoding="utf-8")))
         except OSError as error:
             raise UserError(f"Cannot read {path}: {error.strerror}.") from error
-        except (ValueError, TypeError, ValidationError) as error:
+        except (ValueError, TypeError) as error:
             raise UserError(
                 f"{path} is no question dataset: it needs 'queries', 'corpus' and 'relevant_docs'. "
                 "Run 02_generate_questions again to write it anew."
@@ -86,8 +78,8 @@ class EmbeddingQAFinetuneDataset(BaseModel):
             UserError: a question without a relevant chunk, or one that points nowhere.
         """
         for query_id in self.queries:
-            ids = self.relevant_docs.get(query_id)
-            if not ids or any(chunk_id not in self.corpus for chunk_id in ids):
+            ids = self.relevant_docs.get(query_id, ())
+            if not ids or not self.corpus.keys() >= set(ids):
                 raise UserError(
                     f"Question {query_id} in {name} points to no chunk of the corpus. Remove it or add its chunk."
                 )
@@ -122,9 +114,8 @@ def merged(*datasets: EmbeddingQAFinetuneDataset) -> EmbeddingQAFinetuneDataset:
 
     The account is the first dataset's. Where two datasets use one id for different questions, the second gets a new id.
     """
-    first = datasets[0]
-    whole = EmbeddingQAFinetuneDataset(queries={}, corpus={}, relevant_docs={})
-    whole.account, seen = getattr(first, "account", None), set()
+    account = getattr(datasets[0], "account", None)
+    whole, seen = EmbeddingQAFinetuneDataset(queries={}, corpus={}, relevant_docs={}, account=account), set()
     for number, data in enumerate(datasets):
         whole.corpus |= data.corpus
         whole.headers |= getattr(data, "headers", {})

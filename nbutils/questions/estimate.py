@@ -1,10 +1,14 @@
 """What questions would cost, without asking anything."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+
+import pandas as pd
+from llama_index.core.llms import LLM
+from llama_index.core.schema import BaseNode
 
 from nbutils.questions.account import spent_on
 from nbutils.questions.llms import has_key, resolve_llm
@@ -13,24 +17,19 @@ from nbutils.questions.prompts import DEFAULT_QA_GENERATE_PROMPT_TMPL
 from nbutils.questions.settings import Budget, QuestionSettings
 from nbutils.questions.store import Answer, AnswerStore, read_answers
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from llama_index.core.llms import LLM
-    from llama_index.core.schema import BaseNode
-
 SECONDS_PER_CALL = 2.0
 
 
 def estimate_questions(
-    sets: "Mapping[str, Sequence[BaseNode]]",
-    llm: "LLM | str",
+    sets: Mapping[str, Sequence[BaseNode]],
+    llm: LLM | str,
     qa_generate_prompt_tmpl: str = DEFAULT_QA_GENERATE_PROMPT_TMPL,
     num_questions_per_chunk: int = 2,
     output_path: str | Path = "qa_finetune_dataset.json",
     *,
     seconds_per_call: float | None = None,
     **options,
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """Return what `generate_qa_embedding_pairs` would cost for each of several sets of chunks, without asking anything.
 
     Without the provider's key the store cannot be matched, and the cost is that of starting anew.
@@ -46,8 +45,6 @@ def estimate_questions(
         `calls` still to make, `tokens_in`, `tokens_out`, `seconds` at this concurrency, and with prices `cost`. Token
         counts are estimates. The budget covers all sets together.
     """
-    import pandas as pd
-
     settings = QuestionSettings(num_questions_per_chunk=num_questions_per_chunk, **options)
     if isinstance(llm, str) and not has_key(llm):  # what it would cost can be told without the key
         llm = SimpleNamespace(model=llm.partition(":")[2])
@@ -75,10 +72,9 @@ def _estimate(plan: Plan, answers: dict[str, Answer], budget: Budget, settings, 
     known = [answers[key] for key in plan.by_key if key in answers and not answers[key].error]
     replies = [answer.tokens_out / answer.calls for answer in known if answer.calls]
     out = sum(replies) / len(replies) if replies else TOKENS_PER_QUESTION * settings.num_questions_per_chunk
-    waits = [answer.seconds for answer in known if answer.seconds]
-    if seconds_per_call is None:
-        fallback = 0.01 if learns_from_corpus(plan.llm) else SECONDS_PER_CALL
-        seconds_per_call = sum(waits) / len(waits) if waits else fallback
+    usual = 0.01 if learns_from_corpus(plan.llm) else SECONDS_PER_CALL
+    waits = [answer.seconds for answer in known if answer.seconds] or [usual]
+    seconds_per_call = seconds_per_call or sum(waits) / len(waits)
     budget.spend(*spent_on(answers[key] for key in plan.by_key if key in answers))
     affordable = []
     for request in missing:
@@ -88,7 +84,7 @@ def _estimate(plan: Plan, answers: dict[str, Answer], budget: Budget, settings, 
         budget.spend(1, tokens + round(out))
         affordable.append(tokens)
     calls, tokens_in, tokens_out = len(affordable), sum(affordable), round(out * len(affordable))
+    seconds = round(math.ceil(calls / settings.concurrency) * seconds_per_call, 1)
     row = {"chunks": len(plan.texts), "skipped": len(plan.skipped), "already_done": len(plan.by_key) - len(missing)}
-    row |= {"calls": calls, "tokens_in": tokens_in, "tokens_out": tokens_out}
-    row["seconds"] = round(-(-calls // settings.concurrency) * seconds_per_call, 1)
-    return row if settings.prices is None else row | {"cost": settings.prices.cost(tokens_in, tokens_out)}
+    row |= {"calls": calls, "tokens_in": tokens_in, "tokens_out": tokens_out, "seconds": seconds}
+    return row | ({"cost": settings.prices.cost(tokens_in, tokens_out)} if settings.prices else {})

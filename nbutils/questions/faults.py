@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from nbutils.core import UserError, first_line
 
 QUOTA = ("insufficient_quota", "billing_hard_limit_reached")
+LONGEST_RETRY_AFTER = 600.0
 _TOO_LONG = re.compile(
     r"context (?:length|size|window)|prompt is too long|too many (?:input )?tokens"
     r"|context_length_exceeded|string_above_max_length",
@@ -30,13 +31,10 @@ _SECRETS = re.compile(
 
 @dataclass(eq=False)
 class Fault(Exception):
-    """Why a call brought no reply, and what to do about it.
+    """Why a call brought no reply, and what to do about it; `retry_after`: seconds that the server asks to wait.
 
-    Attributes:
-        kind: "wait" (a rate limit), "again" (transient), "reply" (a bad reply; again, a few times), "anew" (with other
-            parameters, at once), "drop" or "skip" (this prompt only, for good or until the next run), "stop" (no use in
-            going on), or "budget".
-        retry_after: seconds that the server asks to wait.
+    Kinds: "wait" (a rate limit), "again" (transient), "reply" (a bad reply; again, a few times), "anew" (with other
+    parameters, at once), "drop" or "skip" (this prompt only, for good or until the next run), "stop", or "budget".
     """
 
     reason: str
@@ -44,8 +42,10 @@ class Fault(Exception):
     retry_after: float | None = None
 
 
-def _get(thing, name: str):
-    return thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None)
+def _get(thing, *names: str):
+    """Return the first of these entries or attributes that there is."""
+    found = (thing.get(name) if isinstance(thing, dict) else getattr(thing, name, None) for name in names)
+    return next((value for value in found if value is not None), None)
 
 
 def text_of(reply) -> str:
@@ -53,33 +53,24 @@ def text_of(reply) -> str:
     return str(getattr(reply, "text", reply) or "")
 
 
-def tokens_of(reply) -> tuple[int | None, int | None]:
+def tokens_of(reply) -> tuple[int, int] | None:
     """Return the tokens in and out that the server reported, or None."""
-    raw = getattr(reply, "raw", None)
-    for source in (_get(raw, "usage"), _get(raw, "usage_metadata"), raw, getattr(reply, "additional_kwargs", None)):
-        counts = [
-            next((value for name in names if isinstance(value := _get(source, name), int)), None)
-            for names in (
-                ("prompt_tokens", "input_tokens", "prompt_eval_count", "prompt_token_count"),
-                ("completion_tokens", "output_tokens", "eval_count", "candidates_token_count"),
-            )
-        ]
-        if None not in counts and any(counts):
-            return counts[0], counts[1]
-    return None, None
+    raw = _get(reply, "raw")
+    for source in (_get(raw, "usage", "usage_metadata"), raw, _get(reply, "additional_kwargs")):
+        tokens_in = _get(source, "prompt_tokens", "input_tokens", "prompt_eval_count", "prompt_token_count")
+        tokens_out = _get(source, "completion_tokens", "output_tokens", "eval_count", "candidates_token_count")
+        if isinstance(tokens_in, int) and isinstance(tokens_out, int) and tokens_in + tokens_out:
+            return tokens_in, tokens_out
+    return None
 
 
 def finish_reason(reply) -> str:
     """Return why a reply ended, in lower case; raises the Fault that a provider put into its place."""
-    raw = getattr(reply, "raw", None)
-    choices = _get(raw, "choices")
-    source = choices[0] if isinstance(choices, list) and choices else raw
+    raw = _get(reply, "raw")
+    source = next(iter(_get(raw, "choices") or [raw]))
     if error := _get(source, "error"):  # OpenRouter puts a provider's error into the choice
         raise _server_fault(error, 200)
-    for name in ("finish_reason", "done_reason", "stop_reason"):
-        if isinstance(value := _get(source, name), str):
-            return value.lower()
-    return ""
+    return str(_get(source, "finish_reason", "done_reason", "stop_reason") or "").lower()
 
 
 def classify(error: Exception) -> Fault:
@@ -88,32 +79,36 @@ def classify(error: Exception) -> Fault:
         return error
     if isinstance(error, UserError | ImportError | NotImplementedError) or "Unknown model" in str(error):
         return Fault(_line(error), "stop")
-    chain = _causes(error)
-    status, source = next(((code, cause) for cause in chain if isinstance(code := _status(cause), int)), (None, error))
-    if status is not None:
-        body = getattr(source, "body", None)
-        told = body.get("error", body) if isinstance(body, dict) else None
-        return _server_fault(told or _line(source), status, retry_after(source))
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for cause in chain:
+        if status := _status(cause):
+            body = getattr(cause, "body", None)
+            told = body.get("error", body) if isinstance(body, dict) else None
+            return _server_fault(told or _line(cause), status, retry_after(cause))
     if told := next(filter(None, map(_told_within, chain)), None):
         return _server_fault(told, 200)
-    deepest = next((cause for cause in reversed(chain) if str(cause).strip()), error)
-    reason = _line(error)
-    return Fault(reason if _line(deepest) in reason else f"{reason} ({_line(deepest)})", "again")
+    reason, deepest = _line(error), _line(chain[-1])
+    return Fault(reason if deepest in reason else f"{reason} ({deepest})", "again")
 
 
 def _server_fault(told, status: int, retry_after: float | None = None) -> Fault:
     """Judge what a server says: its error object or message, and the HTTP status it came with."""
-    message = str(_get(told, "message") or told)
-    code = _get(told, "code") or _get(told, "type") or ""
+    message = redact(str(_get(told, "message") or told))[:300]
+    code = _get(told, "code", "type") or ""
     if isinstance(code, int) and code >= 300:
         status = code
-    message = redact(message)[:300]
     reason = message if str(status) in message or status == 200 else f"{status} {message}"
     words = f"{code} {message}"
     if status in (200, 400, 403, 413, 422, 451, 500) and FILTERED.search(words):
         return Fault(f"content filter: {reason}", "drop")
     if status == 413 or (status in (200, 400, 500) and _TOO_LONG.search(words)):
         return Fault(reason, "skip")
+    if (retry_after or 0) > LONGEST_RETRY_AFTER:
+        return Fault(f"it asks to wait {retry_after / 60:.0f} minutes ({reason})", "stop")
     if status == 429 and code not in QUOTA:
         return Fault(reason, "wait", retry_after)
     if status in (408, 409, 423, 425) or (status >= 500 and status != 501):
@@ -125,42 +120,29 @@ def _told_within(error: BaseException):
     """Return the error that a server put into a reply of status 200, over which the client then stumbled."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         for value in frame.f_locals.values():
-            if hasattr(value, "choices") or isinstance(value, dict):
-                told = _get(value, "error")
-                if _get(value, "choices") is None and told and isinstance(told, str | dict):
-                    return told
+            reply = value if hasattr(value, "choices") or isinstance(value, dict) else None
+            told = _get(reply, "error")
+            if told and isinstance(told, str | dict) and _get(reply, "choices") is None:
+                return told
     return None
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    chain: list[BaseException] = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        attempt = getattr(error, "last_attempt", None)  # tenacity's RetryError
-        inner = attempt.exception() if attempt is not None and hasattr(attempt, "exception") else None
-        error = inner or error.__cause__ or error.__context__
-    return chain
 
 
 def _status(error: BaseException) -> int | None:
-    for source in (error, getattr(error, "response", None)):
-        for name in ("status_code", "status", "http_status", "code"):
-            value = getattr(source, name, None)
-            if isinstance(value, int) and 300 <= value < 600:
-                return value
-    return None
+    names = ("status_code", "status", "http_status", "code")
+    found = [getattr(source, name, None) for source in (error, _get(error, "response")) for name in names]
+    return next((value for value in found if isinstance(value, int) and 300 <= value < 600), None)
 
 
 def retry_after(error: BaseException) -> float | None:
     """Return the seconds that a server asks to wait, as seconds, milliseconds or a date."""
-    headers = getattr(getattr(error, "response", None), "headers", None) or getattr(error, "headers", None) or {}
-    with contextlib.suppress(TypeError, ValueError, AttributeError):
-        return max(float(headers.get("retry-after-ms")) / 1000, 0.0)
-    value = headers.get("retry-after") if hasattr(headers, "get") else None
-    with contextlib.suppress(TypeError, ValueError):
-        return max(float(value), 0.0)
-    with contextlib.suppress(TypeError, ValueError):
-        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+    headers = _get(_get(error, "response"), "headers") or _get(error, "headers") or {}
+    for name, read in (
+        ("retry-after-ms", lambda value: float(value) / 1000),
+        ("retry-after", float),
+        ("retry-after", lambda value: email.utils.parsedate_to_datetime(value).timestamp() - time.time()),
+    ):
+        with contextlib.suppress(TypeError, ValueError):
+            return max(read(headers.get(name)), 0.0)
     return None
 
 

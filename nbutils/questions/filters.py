@@ -4,7 +4,7 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from nbutils.models.search import bm25_search, vector_search
 from nbutils.questions.settings import Filters
@@ -16,12 +16,12 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:[.,][^\W_]+)*")
 def words(text: str) -> list[str]:
     """Return the words of a text, folded to one case; a script without spaces gives pairs of characters."""
     tokens = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    unspaced = [bool(re.match(f"[{_UNSPACED}]", token)) for token in tokens]
+    unspaced = [bool(re.match(f"[{_UNSPACED}]", token)) for token in tokens] + [False]  # also before the first
     pairs = []
     for index, token in enumerate(tokens):
-        if unspaced[index] and index + 1 < len(tokens) and unspaced[index + 1]:
+        if unspaced[index] and unspaced[index + 1]:
             pairs.append(token + tokens[index + 1])
-        elif not (unspaced[index] and index and unspaced[index - 1]):
+        elif not (unspaced[index] and unspaced[index - 1]):
             pairs.append(token)
     return pairs
 
@@ -104,14 +104,11 @@ _LEADER = re.compile(
 )
 
 
-_DOTS = re.compile(r"(?:\.\s?){4,}")
-
-
 def junk_kind(text: str) -> str:
     """Return "contents", "signatures" or "exhibits" for a chunk that is mostly that, else an empty string."""
     lines = [line for line in text.splitlines() if line.strip()]
     size = max(len(words(text)), 1)
-    dots = sum(len(run) for run in _DOTS.findall(text))
+    dots = sum(map(len, re.findall(r"(?:\.\s?){4,}", text)))
     if len(_LEADER.findall(text)) >= max(5, 0.25 * len(lines)) or dots > 0.3 * len(text):
         return "contents"
     if len(_SIGNED.findall(text)) >= max(2, size / 70):
@@ -121,20 +118,12 @@ def junk_kind(text: str) -> str:
     return ""
 
 
-def is_bare_table(text: str) -> bool:
-    """Whether a chunk is little but figures: two words in five are numbers."""
-    tokens = _WORD.findall(text)
-    return len(tokens) >= 10 and sum(token[0].isdigit() for token in tokens) > 0.4 * len(tokens)
-
-
 def skip_reason(text: str, filters: Filters) -> str:
     """Return why a chunk is not asked about, or an empty string."""
     if not any(character.isalnum() for character in text):
         return "empty"
     if filters.prose and (kind := junk_kind(text)):
         return f"no prose ({kind})"
-    if not filters.bare_tables and is_bare_table(text):
-        return "no prose (bare table)"
     return ""
 
 
@@ -143,12 +132,7 @@ def brings_back(
 ) -> list[bool]:
     """Return for each question whether its own chunk is among the `first` that a search over the corpus finds.
 
-    Args:
-        questions: the questions.
-        chunk_ids: each question's own chunk, in the same order.
-        corpus: chunk id -> text.
-        first: how many results to look at.
-        model: "bm25", or the name of an embedding model (see `nbutils.models.names.load_model`).
+    `chunk_ids` holds each question's own chunk; `model` is "bm25" or the name of an embedding model.
     """
     if not questions:
         return []
@@ -161,8 +145,7 @@ def brings_back(
 
         encoder = load_model(model)
         ranking = vector_search(encode(encoder, questions, "query"), encode(encoder, texts), ids, first)
-    found = [{ids[i] for i in row if i >= 0} for row in ranking.index.tolist()]
-    return [chunk_id in ids_found for chunk_id, ids_found in zip(chunk_ids, found, strict=True)]
+    return [own in {ids[i] for i in row if i >= 0} for own, row in zip(chunk_ids, ranking.index.tolist(), strict=True)]
 
 
 def drop_reasons(
@@ -173,29 +156,29 @@ def drop_reasons(
     Args:
         questions: (chunk id, question) in corpus order.
         corpus: chunk id -> text, of all chunks, asked about or not.
-        filters: the switches.
         echoes: lines of the prompt; a question that merely repeats one is always dropped.
     """
     repeated = {" ".join(words(line)) for line in echoes}
-    reasons = [""] * len(questions)
-
-    def drop(name: str, fails: Callable[[list[str]], Iterable[int]]) -> None:
-        left = [index for index, reason in enumerate(reasons) if not reason]
-        for position in list(fails([questions[index][1] for index in left])):
-            reasons[left[position]] = name
-
-    def lost(texts: list[str]) -> list[int]:
-        own = [chunk_id for (chunk_id, _), reason in zip(questions, reasons, strict=True) if not reason]
-        back = brings_back(texts, own, corpus, filters.round_trip, filters.round_trip_model)
-        return [position for position, found in enumerate(back) if not found]
-
     least, most = filters.min_words, filters.max_words
-    drop("repeats the prompt", lambda texts: [i for i, text in enumerate(texts) if " ".join(words(text)) in repeated])
-    drop("length", lambda texts: [i for i, text in enumerate(texts) if not least <= len(words(text)) <= most])
-    if filters.self_contained:
-        drop("not self-contained", lambda texts: [i for i, text in enumerate(texts) if points_away(text)])
-    if filters.near_duplicates:
-        drop("near-duplicate", lambda texts: near_duplicates(texts, filters.near_duplicates))
-    if filters.round_trip:
-        drop("round trip", lost)
+
+    def is_lost(texts: list[str], own: list[str]) -> list[bool]:
+        return [not found for found in brings_back(texts, own, corpus, filters.round_trip, filters.round_trip_model)]
+
+    def repeats(texts: list[str], own: list[str]) -> list[bool]:
+        found = near_duplicates(texts, filters.near_duplicates)
+        return [index in found for index in range(len(texts))]
+
+    tests = {
+        "repeats the prompt": lambda texts, own: [" ".join(words(text)) in repeated for text in texts],
+        "length": lambda texts, own: [not least <= len(words(text)) <= most for text in texts],
+        "not self-contained": filters.self_contained and (lambda texts, own: map(points_away, texts)),
+        "near-duplicate": filters.near_duplicates and repeats,
+        "round trip": filters.round_trip and is_lost,
+    }
+    reasons = [""] * len(questions)
+    for name, fails in tests.items():
+        left = [index for index, reason in enumerate(reasons) if fails and not reason]
+        own, texts = [questions[index][0] for index in left], [questions[index][1] for index in left]
+        for index, failed in zip(left, fails(texts, own) if left else (), strict=True):
+            reasons[index] = name if failed else ""
     return reasons

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from llama_index.core.llms import LLM
+from llama_index.core.schema import BaseNode
 
 from nbutils.core import content_hash
 from nbutils.questions.account import assemble, spent_on
@@ -18,14 +20,10 @@ from nbutils.questions.prompts import DEFAULT_QA_GENERATE_PROMPT_TMPL
 from nbutils.questions.settings import QuestionSettings
 from nbutils.questions.store import Answer, AnswerStore
 
-if TYPE_CHECKING:
-    from llama_index.core.llms import LLM
-    from llama_index.core.schema import BaseNode
-
 
 def generate_qa_embedding_pairs(
-    nodes: "Sequence[BaseNode]",
-    llm: "LLM | str",
+    nodes: Sequence[BaseNode],
+    llm: LLM | str,
     qa_generate_prompt_tmpl: str = DEFAULT_QA_GENERATE_PROMPT_TMPL,
     num_questions_per_chunk: int = 2,
     retry_limit: int = 7,
@@ -81,12 +79,6 @@ def generate_qa_embedding_pairs(
             work.ask(verbose)
         except BaseException as error:
             problem = error
-        if (
-            problem is None
-            and work.this_run
-            and not any(answer for answer in work.answers.values() if not answer.error)
-        ):
-            problem = GenerationError(f"No chunk was answered: {work.this_run[-1].error}. Run again to continue.")
         dataset = work.dataset()
     if problem is None or dataset.queries:
         dataset.save_json(output_path)
@@ -121,23 +113,21 @@ class _Work:
         self.this_run: list[Answer] = []
         settings.budget.spend(*spent_on(self.answers.values()))
         self.asker = Asker(plan.llm, settings, self._keep, count_tokens, learns_from_corpus(plan.llm))
-        self._model, self._saved = model_name(plan.llm), 0
+        self._saved = 0
 
     def ask(self, verbose: bool) -> None:
         """Ask for all that is missing. What another process is asking is waited for."""
         missing = self._in_order(self.plan.missing(self.answers))
-        while missing:
+        while missing and not self.asker.out_of_budget:
             with (self.shared or self.store).claim(request.key for request in missing) as mine:
-                self._look_up(missing)
+                self._look_up([request.key for request in missing])
                 wanted = {request.key for request in self.plan.missing(self.answers)}
                 here = [request for request in missing if request.key in mine & wanted]
                 self.asker.run(here, self._save_now_and_then, verbose)
-            wanted = {request.key for request in self.plan.missing(self.answers)}
             missing = [request for request in missing if request.key in wanted - mine]
-            if self.asker.out_of_budget:
-                return
-            if missing:
-                time.sleep(0.5)
+            time.sleep(0.5 if missing else 0)
+        if self.this_run and all(answer.error for answer in self.answers.values()):
+            raise GenerationError(f"No chunk was answered: {self.this_run[-1].error}. Run again to continue.")
 
     def _in_order(self, missing: list[Request]) -> list[Request]:
         """Put what failed before last; under a budget, shuffle."""
@@ -149,18 +139,15 @@ class _Work:
             return sorted(missing, key=lambda request: content_hash(str(self.settings.seed), request.key))
         return sorted(missing, key=lambda request: request.key in self.answers)
 
-    def _look_up(self, requests: list[Request]) -> None:
+    def _look_up(self, keys: list[str]) -> None:
         """Take over what other processes have answered meanwhile; it costs this run nothing."""
-        keys = [request.key for request in requests]
-        self.answers |= self.store.read(keys)
         for answer in self.shared.read(keys).values() if self.shared else ():
             if not answer.error:
                 self.store.add(replace(answer, calls=0, tokens_in=0, tokens_out=0))
-        if self.shared:
-            self.answers |= self.store.read(keys)
+        self.answers |= self.store.read(keys)
 
     def _keep(self, answer: Answer) -> None:
-        answer.model = self._model
+        answer.model = model_name(self.plan.llm)
         self.this_run.append(answer)
         self.store.add(answer)
         if self.shared and not answer.error:
@@ -169,10 +156,8 @@ class _Work:
 
     def _save_now_and_then(self) -> None:
         # a round trip reads the whole corpus each time, and what is not filtered is not shown
-        if (
-            len(self.this_run) - self._saved >= self.settings.save_every
-            and not self.settings.applied_filters.round_trip
-        ):
+        due = len(self.this_run) - self._saved >= self.settings.save_every
+        if due and not self.settings.applied_filters.round_trip:
             self._saved = len(self.this_run)
             self.dataset().save_json(self.output_path)
 

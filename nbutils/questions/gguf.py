@@ -33,14 +33,11 @@ class LlamaCppServer:
         self.file, self.process, self.address, self.key = file, None, "", ""
 
     def start(self, slots: int, context: int) -> None:
-        """Load the file and listen on a free port of this machine alone.
+        """Load the file and listen on a free port of this machine alone, or raise a UserError with llama.cpp's last words.
 
         Args:
             slots: how many prompts are answered at a time (continuous batching).
             context: tokens of one prompt and its reply.
-
-        Raises:
-            UserError: llama.cpp cannot load the file; with its last words.
         """
         self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (open as long as the server runs)
         self.process = subprocess.Popen(
@@ -51,16 +48,17 @@ class LlamaCppServer:
         said = self.process.stdout.readline().split()
         if len(said) != 2:
             self.process.wait()
-            raise self.ended()
+        self.check()
         self.address, self.key = said
 
-    def ended(self) -> UserError:
-        """Return the error that says how the server ended by itself."""
-        self.log.seek(0)
-        lines = [line.strip() for line in self.log if line.strip()]
-        told = [line for line in lines if " E " in line or "rror" in line] or lines or ["it said nothing"]
-        self.stop()
-        return UserError(f"llama.cpp ended while it worked with {self.file}: {told[-1][:300]}")
+    def check(self) -> None:
+        """Raise a UserError if the server has ended by itself."""
+        if self.process is not None and self.process.poll() is not None:
+            self.log.seek(0)
+            lines = [line.strip() for line in self.log if line.strip()] or ["it said nothing"]
+            told = [line for line in lines if " E " in line or "rror" in line] or lines
+            self.stop()
+            raise UserError(f"llama.cpp ended while it worked with {self.file}: {told[-1][:300]}")
 
     def stop(self) -> None:
         """End the server and give its memory back."""
@@ -94,6 +92,7 @@ class GgufLLM(OpenAILike):
 
     def start(self, slots: int = 1, context: int = 0) -> None:
         """Start the server, unless it runs; `context` is overruled by a context_window of one's own."""
+        self._server.check()
         if self._server.process is None:
             own = "context_window" in self.model_fields_set or not context
             self._server.start(slots, self.context_window if own else context)
@@ -109,25 +108,16 @@ class GgufLLM(OpenAILike):
         return super()._get_credential_kwargs(is_async) | address
 
     def _get_client(self):
-        self._running()
+        self.start()
         return super()._get_client()
 
     def _get_aclient(self):
-        self._running()
-        return super()._get_aclient()
-
-    def _running(self) -> None:
-        if self._server.process is not None and self._server.process.poll() is not None:
-            raise self._server.ended()
         self.start()
+        return super()._get_aclient()
 
 
 def _digest(file: Path) -> str:
-    """Return a digest of a file's size, beginning and end.
-
-    Raises:
-        UserError: there is no such file, or it is no GGUF file.
-    """
+    """Return a digest of a file's size, beginning and end; raises a UserError where it is no GGUF file."""
     try:
         with file.open("rb") as opened:
             head = opened.read(2**20)

@@ -52,52 +52,49 @@ def resolve_llm(
             raise UserError("llm_options go with the name of an LLM; set them on the LLM itself.")
         return name
     provider, _, model = name.partition(":")
+    service = {"max_retries": 0, "timeout": timeout or 120.0}
+    like = re.fullmatch(r"openai-like:(.+?)@(https?://.+)", name)
+    if like or (model and provider in ("openai", "ollama", "gguf")):
+        module = "openai_like" if like or provider == "gguf" else provider
+        need_package(f"llama_index.llms.{module}", "openai" if like else provider, name)
     if name == "offline":
         from nbutils.questions.offline import OfflineQuestionWriter
 
         return _made(OfflineQuestionWriter, options, seed=seed)
     if provider == "openai" and model:
-        need_package("llama_index.llms.openai", "openai", name)
         need_key("OPENAI_API_KEY", name)
         from llama_index.llms.openai import OpenAI
 
-        llm = _made(OpenAI, options, model=model, max_retries=0, timeout=timeout or 120.0)
+        llm = _made(OpenAI, options, model=model, **service)
         try:
             llm.metadata  # noqa: B018 (raises where the client does not know the model)
         except ValueError:  # newer than the client; whether it exists is for the server to say
-            need_package("llama_index.llms.openai_like", "openai", name)
-            return _openai_like(options, model, llm.api_base, llm.api_key, timeout)
+            return _openai_like(options, model, llm.api_base, llm.api_key, **service)
         return llm
     if provider == "ollama" and model:
-        need_package("llama_index.llms.ollama", "ollama", name)
         from llama_index.llms.ollama import Ollama
 
         if "timeout" in options:
             options["request_timeout"] = options.pop("timeout")
         host = os.environ.get("OLLAMA_HOST", "").replace("0.0.0.0", "127.0.0.1")  # a server listens there, none answers
         options["additional_kwargs"] = {"num_predict": LONGEST_REPLY} | options.get("additional_kwargs", {})
-        return _made(
-            Ollama, options, model=model, request_timeout=timeout or 600.0, thinking=False,
-            base_url=host or "http://localhost:11434",
-        )  # fmt: skip
+        url = host or "http://localhost:11434"
+        return _made(Ollama, options, model=model, request_timeout=timeout or 600.0, thinking=False, base_url=url)
     if provider == "gguf" and model:
-        need_package("llama_index.llms.openai_like", "gguf", name)
         need_package("xllamacpp", "gguf", name)
         from nbutils.questions.gguf import GgufLLM
 
         return _made(GgufLLM, options, file=model, timeout=timeout or 600.0)
-    if provider == "openai-like" and (server := re.fullmatch(r"(.+?)@(https?://.+)", model)):
-        need_package("llama_index.llms.openai_like", "openai", name)
-        return _openai_like(options, *server.groups(), os.environ.get("OPENAI_LIKE_API_KEY", "none"), timeout)
+    if like:
+        return _openai_like(options, *like.groups(), os.environ.get("OPENAI_LIKE_API_KEY", "none"), **service)
     known = "'offline', 'openai:MODEL', 'ollama:MODEL', 'gguf:FILE' or 'openai-like:MODEL@http://…'"
     raise UserError(f"LLM is {name!r}; use {known}.")
 
 
-def _openai_like(options: dict, model: str, url: str, key: str, timeout: float | None) -> "LLM":
+def _openai_like(options: dict, model: str, url: str, key: str, **service) -> "LLM":
     from llama_index.llms.openai_like import OpenAILike
 
-    defaults = dict(model=model, api_base=url, api_key=key, is_chat_model=True, max_retries=0, timeout=timeout or 120.0)
-    return _made(OpenAILike, options, **defaults)
+    return _made(OpenAILike, options, model=model, api_base=url, api_key=key, is_chat_model=True, **service)
 
 
 def _made(cls: type, options: dict, **defaults) -> "LLM":
@@ -129,8 +126,8 @@ def prepared(llm: "LLM", prompts: Iterable[str], concurrency: int) -> "LLM":
 
 def client_timeout(llm: "LLM") -> float:
     """Return the seconds that an LLM's own client waits for a reply; 120 where it does not say."""
-    found = (getattr(llm, name, None) for name in ("request_timeout", "timeout"))
-    return next((float(value) for value in found if isinstance(value, int | float)), 120.0)
+    found = getattr(llm, "request_timeout", None) or getattr(llm, "timeout", None)
+    return found if isinstance(found, int | float) else 120.0
 
 
 def without_retries(llm: "LLM") -> "LLM":
@@ -141,47 +138,31 @@ def without_retries(llm: "LLM") -> "LLM":
     if not isinstance(getattr(llm, "max_retries", None), int) or not hasattr(llm, "model_copy"):
         return llm
     quiet = llm.model_copy(update={"max_retries": 0})
-    client = getattr(quiet, "_aclient", None)
-    if hasattr(client, "with_options"):
-        quiet._aclient = client.with_options(max_retries=0)
+    if hasattr(getattr(quiet, "_aclient", None), "with_options"):
+        quiet._aclient = quiet._aclient.with_options(max_retries=0)
     return quiet
-
-
-def with_parameters(llm: "LLM", **parameters) -> "LLM | None":
-    """Return a copy of an LLM of the OpenAI family that sends these parameters, None for one of another family.
-
-    A parameter whose value is None is not sent at all, whatever the LLM's own setting.
-    """
-    if not hasattr(llm, "_get_model_kwargs") or not hasattr(llm, "additional_kwargs"):
-        return None
-    from openai import NOT_GIVEN
-
-    sent = {name: NOT_GIVEN if value is None else value for name, value in parameters.items()}
-    update = {"additional_kwargs": dict(llm.additional_kwargs) | sent}
-    if "max_tokens" in parameters:
-        update["max_tokens"] = parameters["max_tokens"]
-    return llm.model_copy(update=update)
 
 
 _PARAMETERS = re.compile(r"\b(temperature|top_p|max_tokens|max_completion_tokens|response_format|reasoning_effort)\b")
 
 
-def without_refused(llm: "LLM", reason: str) -> "LLM | None":
-    """Return a copy of an LLM that no longer sends the parameter that its server refuses, None where it has none.
+def without_refused(llm: "LLM", reason: str) -> "LLM":
+    """Return a copy of an LLM that no longer sends the parameter that its server refuses; the LLM where there is none.
 
-    Args:
-        llm: the LLM that was refused.
-        reason: what the server says: "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+    The reason is what the server says: "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
     """
-    named = list(dict.fromkeys(_PARAMETERS.findall(reason)))
-    extra = getattr(llm, "additional_kwargs", None) or {}
+    named, extra = _PARAMETERS.findall(reason), getattr(llm, "additional_kwargs", None) or {}
     refused = next((name for name in named if str(extra.get(name, "")) != "NOT_GIVEN"), None)
-    if refused is None:
-        return None
-    instead = {}
-    if refused == "max_tokens" and "max_completion_tokens" in named and llm.max_tokens:
-        instead = {"max_completion_tokens": llm.max_tokens}
-    return with_parameters(llm, **{refused: None}, **instead)
+    if refused is None or not hasattr(llm, "_get_model_kwargs"):  # of the OpenAI family
+        return llm
+    from openai import NOT_GIVEN
+
+    update: dict = {"additional_kwargs": dict(extra) | {refused: NOT_GIVEN}}
+    if refused == "max_tokens":
+        update["max_tokens"] = None
+        if "max_completion_tokens" in named and llm.max_tokens:
+            update["additional_kwargs"]["max_completion_tokens"] = llm.max_tokens
+    return llm.model_copy(update=update)
 
 
 # What an LLM's answers do not depend on. A field that merely contains one of these words stays (`keywords`, `max_tokens`).
@@ -200,23 +181,18 @@ def llm_signature(llm: "LLM") -> str:
     Two LLMs that may answer differently have different signatures. What cannot be told apart after the process has ended
     (a field that holds an object without a readable form) makes a signature of its own for each object.
     """
-    fields = getattr(type(llm), "model_fields", None)
-    if fields is None:
-        settings = dict(vars(llm)) if hasattr(llm, "__dict__") else {"object": llm}
-    else:
-        settings = {name: getattr(llm, name, None) for name, field in fields.items()}
-        settings = {name: value for name, value in settings.items() if not _is_default(value, fields[name])}
-        settings |= getattr(llm, "__pydantic_extra__", None) or {}
-    own = [
-        cls
-        for cls in type(llm).__mro__
-        if not cls.__module__.startswith(("llama_index.", "nbutils.", "pydantic.", "builtins", "abc"))
-    ]
+    fields = getattr(type(llm), "model_fields", {})
+    settings = {name: getattr(llm, name, None) for name in fields} if fields else dict(vars(llm))
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
+    settings = {name: value for name, value in settings.items() if name not in fields or value != defaults[name]}
+    settings |= getattr(llm, "__pydantic_extra__", None) or {}
+    known = ("llama_index.", "nbutils.", "pydantic.", "builtins", "abc")
+    own = [cls for cls in type(llm).__mro__ if not cls.__module__.startswith(known)]
     if own:  # not a class of LlamaIndex's: its own lines, and what it keeps to itself, count
         private = getattr(llm, "__pydantic_private__", None) or {}
         settings |= {name: value for name, value in private.items() if isinstance(value, str | int | float)}
     functions = [value for cls in own for value in vars(cls).values() if inspect.isfunction(value)]
-    written = content_hash(*(_code(function) for function in functions))
+    written = content_hash(*map(_code, functions))
     name = [type(llm).__module__, type(llm).__qualname__, model_name(llm), written]
     return json.dumps([*name, _plain(settings)], sort_keys=True, ensure_ascii=False)
 
@@ -227,13 +203,6 @@ def model_name(llm: "LLM") -> str:
     if not isinstance(name, str):  # Ollama's metadata asks its server, OpenAI's knows no newer models
         name = getattr(getattr(llm, "metadata", None), "model_name", None)
     return str(name or type(llm).__name__)
-
-
-def _is_default(value, field) -> bool:
-    try:
-        return bool(value == field.get_default(call_default_factory=True))
-    except Exception:  # a comparison of objects that cannot be compared
-        return False
 
 
 def _code(function) -> str:

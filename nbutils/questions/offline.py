@@ -12,14 +12,15 @@ from pydantic import PrivateAttr
 from nbutils.questions.wording import Wording
 
 VERSION = "offline-6"
+_FENCED = re.compile(r"^[ \t]*([-=_*~#`\"'])\1{2,}[ \t]*\n(.*)^[ \t]*\1{3,}[ \t]*$", re.DOTALL | re.MULTILINE)
 
 
 class OfflineQuestionWriter(CustomLLM):
     """A LlamaIndex LLM that writes search queries for a text with no network and no model.
 
-    It answers any prompt that holds a text between two dashed lines (or another delimiter) and asks for a number of
-    questions with that many queries, one per line, or with NONE where the text holds no words. The same seed, corpus
-    and text give the same queries, in whatever order or thread they are asked for.
+    It answers a prompt that holds a text between two dashed lines and asks for a number of questions with that many
+    queries, one per line, or with NONE where the text holds no words. The same seed, corpus and text give the same
+    queries, in whatever order they are asked for.
 
     Args:
         seed: another seed, other queries.
@@ -39,17 +40,13 @@ class OfflineQuestionWriter(CustomLLM):
         return LLMMetadata(model_name=name, context_window=1_000_000, num_output=4096, is_chat_model=False)
 
     @classmethod
-    def class_name(cls) -> str:
-        return "OfflineQuestionWriter"
-
-    @classmethod
     def for_corpus(cls, nodes: Iterable, **options) -> "OfflineQuestionWriter":
         """Return a writer fitted to `nodes`, LlamaIndex nodes or plain texts."""
         return cls(**options).fit(node if isinstance(node, str) else node.get_content() for node in nodes)
 
     def fit(self, texts: Iterable[str]) -> "OfflineQuestionWriter":
         """Learn from all texts of a corpus how common each word and each sentence is; return the writer."""
-        self._wording = Wording.of(list(texts))
+        self._wording = Wording(list(texts))
         if self.examples:
             self._wording.learn_style(self.examples)
         return self
@@ -86,19 +83,9 @@ class OfflineQuestionWriter(CustomLLM):
 
 def read_prompt(prompt: str) -> tuple[str, int]:
     """Return the text that a prompt holds and the number of questions it asks for (2 where it does not say)."""
-    fences = list(re.finditer(r"^[ \t]*([-=_*~#`\"'<>])\1{2,}\w*[ \t]*$", prompt, re.M))
-    tag = re.search(r"<(\w+)>(.*)</\1>", prompt, re.S)
-    if len(fences) >= 2:
-        same = [fence for fence in fences if fence[1] == fences[0][1]]
-        last = same[-1] if len(same) > 1 else fences[-1]
-        start, end, text = fences[0].start(), last.end(), prompt[fences[0].end() : last.start()]
-    elif tag:
-        start, end, text = tag.start(), tag.end(), tag[2]
-    else:
-        text = max(re.split(r"\n\s*\n", prompt), key=len)
-        start = prompt.index(text)
-        end = start + len(text)
-    rest = prompt[:start] + "\n" + prompt[end:]
-    number = re.search(r"\b(\d{1,3})\b(?=(?:\W+\w+){0,6}\W+(?:questions?|queries|Fragen)\b)", rest, re.I)
+    found = _FENCED.search(prompt) or re.search(r"<(\w+)>(.*)</\1>", prompt, re.DOTALL)
+    text = found[2] if found else max(re.split(r"\n\s*\n", prompt), key=len)
+    rest = prompt.replace(found[0] if found else text, "\n", 1)
+    number = re.search(r"\b(\d{1,3})\b(?=(?:\W+\w+){0,6}\W+(?:questions?|queries|Fragen)\b)", rest, re.IGNORECASE)
     number = number or re.search(r"(?<![\w.])(\d{1,2})(?![\w.%])", rest)
     return text.strip(), min(max(int(number[1]), 1), 100) if number else 2

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import PrivateAttr
+from pydantic import Field
 
 from nbutils.core import UserError, content_hash
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, headers_of
@@ -13,19 +13,13 @@ from nbutils.questions.places import BAD, ELSEWHERE, NOWHERE, PLACED, Place, Pla
 from nbutils.questions.tables import find_table, read_table
 
 if TYPE_CHECKING:
-    import pandas as pd
     from llama_index.core.schema import TextNode
 
 
 class Pairs(EmbeddingQAFinetuneDataset):
     """Questions and chunks from `load_pairs`, with what became of each row."""
 
-    _placed: Any = PrivateAttr(None)
-
-    @property
-    def placed(self) -> "pd.DataFrame":
-        """One row per row of the file, as `load_pairs` describes."""
-        return self._placed
+    placed: Any = Field(default=None, exclude=True, repr=False)
 
 
 def find_pairs(name: str, files: Sequence[str]) -> Path | None:
@@ -80,17 +74,13 @@ def load_pairs(path: str | Path, nodes: "Sequence[TextNode]", *, bad_rows: str =
             relevant[query] = list(dict.fromkeys([*relevant.get(query, ()), *place.chunks]))
     print(f"PAIRS: {_account(found, queries, relevant)}.")
     corpus = {node.node_id: node.get_content() for node in nodes}
-    headers = headers_of(nodes)
-    pairs = Pairs(queries=queries, corpus=corpus, relevant_docs=relevant, headers=headers)
-    pairs._placed = table
-    return pairs
+    return Pairs(queries=queries, corpus=corpus, relevant_docs=relevant, headers=headers_of(nodes), placed=table)
 
 
 def told(places: Sequence[Place], limit: int = 5) -> str:
     """Return the numbers of rows and why they are not placed, for a message."""
-    return "; ".join(f"row {place.row}: {place.reason}" for place in places[:limit]) + (
-        "; …" if len(places) > limit else ""
-    )
+    rows = [f"row {place.row}: {place.reason}" for place in places]
+    return "; ".join([*rows[:limit], "…"] if len(rows) > limit else rows)
 
 
 def _account(found: list[Place], queries: dict, relevant: dict) -> str:
@@ -100,6 +90,6 @@ def _account(found: list[Place], queries: dict, relevant: dict) -> str:
     elsewhere = sum(place.status == ELSEWHERE for place in found)
     parts += [f"{elsewhere} are about other files"] if elsewhere else []
     for status, text in ((NOWHERE, "point to no chunk"), (BAD, "are bad and were skipped")):
-        if rows := [place for place in found if place.status == status]:
-            parts.append(f"{len(rows)} {text} ({told(rows)})")
+        rows = [place for place in found if place.status == status]
+        parts += [f"{len(rows)} {text} ({told(rows)})"] if rows else []
     return "; ".join(parts)

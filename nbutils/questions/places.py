@@ -48,14 +48,12 @@ def source(node: "TextNode") -> tuple[str, int | None]:
 
 @dataclass
 class Place:
-    """Where the answer to one row's question stands.
+    """Where the answer to one row's question stands; question, file and pages are as the row gives them.
 
     Args:
-        row: number of the row.
-        question, file, pages: as the row gives them.
         status: `PLACED`, `NOWHERE` (no chunk holds it), `ELSEWHERE` (of another file) or `BAD` (bad row).
-        reason: why it is not placed; "" where it is.
-        by: "quote", "page" or "chunk"; "" where it is not placed.
+        reason: why it is not placed.
+        by: "quote", "page" or "chunk".
         chunks: ids of the chunks that answer it.
     """
 
@@ -85,47 +83,42 @@ class Places:
 
     def __init__(self, nodes: "Sequence[TextNode]", by: str = "quote", document: str | None = None, answers=False):
         self.by, self.document, self.answers = by, document, answers
-        self.file = {node.node_id: source(node)[0] for node in nodes}
-        self.files = dict.fromkeys(self.file.values())
+        self.sources = {node.node_id: source(node) for node in nodes}
+        self.files = dict.fromkeys(file for file, _ in self.sources.values())
         self.words = {node.node_id: plain_words(node.get_content()) for node in nodes}
         # without spaces, since a hyphen at a line's end may or may not belong to the word
         self.solid = {chunk: "".join(words) for chunk, words in self.words.items()}
-        self.pages: dict[tuple[str, int | None], list[str]] = {}
-        for node in nodes:
-            self.pages.setdefault(source(node), []).append(node.node_id)
         self.by_quote = functools.cache(self._by_quote)
 
     def place(self, rows: Sequence[tuple[int, Row]], bad: dict[int, str]) -> Iterator[Place]:
         """Yield the place of each row, and the bad ones, in order; see `nbutils.questions.tables.read_table`."""
         found = dict(rows)
         for number in sorted({*found, *bad}):
-            if number in bad:
-                yield Place(number, status=BAD, reason=bad[number])
-                continue
-            row = found[number]
-            place = Place(number, row.cell("question"), *_file_and_pages(row))
-            try:
-                if not place.question:
-                    raise _Unplaced(BAD, "the column 'question' is empty")
-                place.by, place.chunks = self._find(row, place)
-            except _Unplaced as unplaced:
-                place.status, place.reason = unplaced.args
+            place = Place(number, status=BAD, reason=bad.get(number, ""))
+            if number in found:
+                row = found[number]
+                place = Place(number, row.cell("question"), *_file_and_pages(row))
+                try:
+                    place.by, place.chunks = self._find(row, place)
+                except _Unplaced as unplaced:
+                    place.status, place.reason = unplaced.args
             yield place
 
     def _find(self, row: Row, place: Place) -> tuple[str, list[str]]:
-        if chunk := row.cell("chunk"):
-            ids = [part.strip() for part in chunk.split(";") if part.strip()]
-            if missing := [chunk_id for chunk_id in ids if chunk_id not in self.file]:
+        if not place.question:
+            raise _Unplaced(BAD, "the column 'question' is empty")
+        if ids := [part.strip() for part in row.cell("chunk").split(";") if part.strip()]:
+            if missing := [chunk_id for chunk_id in ids if chunk_id not in self.sources]:
                 raise _Unplaced(NOWHERE, f"there is no chunk {missing[0]!r}")
             return "chunk", ids
         quotes = row.get("passages") or list(filter(None, [row.cell("quote")]))
-        pages = _page_numbers(place.pages)
-        if self.answers and not quotes and not pages and len(plain_words(answer := row.cell("answer"))) >= 8:
+        pages, answer = _page_numbers(place.pages), row.cell("answer")
+        if self.answers and not quotes and not pages and len(plain_words(answer)) >= 8:
             quotes = [answer]  # a shorter one may stand anywhere
         if not quotes and not pages:
             raise _Unplaced(BAD, "no 'quote', 'pages' or 'chunk' says where the answer is")
         file = self._document(place.file) if place.file else self.document
-        if quotes and (self.by == "quote" or not pages):
+        if self.by == "quote" or not pages:
             found = dict.fromkeys(chunk for quote in quotes for chunk in self.by_quote(quote, file))
             if found:
                 return "quote", list(found)
@@ -135,11 +128,9 @@ class Places:
 
     def _document(self, name: str) -> str:
         """Return the file that is meant: the name, or as many of its last folders as both give; with or without type."""
-        wanted = _parts(name)
-        found = {}
+        wanted, found = _parts(name), {}
         for file in self.files:
-            parts = _parts(file)
-            for known in (parts, (*parts[:-1], PurePosixPath(parts[-1]).stem) if parts else ()):
+            for known in (_parts(file), _parts(re.sub(r"\.\w+$", "", file))):
                 depth = min(len(known), len(wanted))
                 if depth and known[-depth:] == wanted[-depth:]:
                     found[file] = depth
@@ -155,23 +146,21 @@ class Places:
             reason = f"the corpus holds {len(self.files)} documents; add a column 'file' that says which is meant"
             raise _Unplaced(BAD, reason)
         file = file if file is not None else next(iter(self.files), "")
-        found = list(dict.fromkeys(chunk for page in pages for chunk in self.pages.get((file, page), ())))
+        places = [(file, page) for page in dict.fromkeys(pages)]
+        found = [chunk for place in places for chunk, of in self.sources.items() if of == place]
         if not found:
-            last = max((page or 0 for name, page in self.pages if name == file), default=0)
+            last = max((page or 0 for name, page in self.sources.values() if name == file), default=0)
             ending = f"pages end at {last}" if last else "it has no pages; give a quote"
-            reason = f"page {pages[0]} of {file or 'the document'} has no chunk ({ending})"
-            raise _Unplaced(NOWHERE, reason)
+            raise _Unplaced(NOWHERE, f"page {pages[0]} of {file or 'the document'} has no chunk ({ending})")
         return found
 
     def _by_quote(self, quote: str, file: str | None = None) -> list[str]:
         """Return the chunks that hold the quote: whole, cut by borders between chunks, or most of its word triples."""
         wanted = plain_words(quote)
-        chunks = [chunk for chunk in self.file if file in (None, self.file[chunk])]
+        chunks = [chunk for chunk, (name, _) in self.sources.items() if file in (None, name)]
         solid, phrase = "".join(wanted), f" {' '.join(wanted)} "
-        if not wanted:
-            return []
         if len(solid) < 12:  # too short to be found inside other words
-            return [chunk for chunk in chunks if phrase in f" {' '.join(self.words[chunk])} "]
+            return [chunk for chunk in chunks if wanted and phrase in f" {' '.join(self.words[chunk])} "]
         whole = [chunk for chunk in chunks if solid in self.solid[chunk]]
         return whole or self._cut(solid, chunks) or self._nearly(wanted, chunks)
 

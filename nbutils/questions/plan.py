@@ -1,10 +1,12 @@
 """Which prompt belongs to which chunk, and where its answers are kept."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from llama_index.core.schema import BaseNode, MetadataMode
+from llama_index.core.utils import get_tokenizer
 
 from nbutils.core import UserError, content_hash
 from nbutils.questions.ask import Request
@@ -15,30 +17,22 @@ from nbutils.questions.prompts import render_prompt
 from nbutils.questions.settings import QuestionSettings
 from nbutils.questions.store import Answer
 
-if TYPE_CHECKING:
-    from llama_index.core.schema import BaseNode
-
 TOKENS_PER_QUESTION = 22
 STORE = "answers.sqlite"
 
 
 @dataclass
 class Plan:
-    """Which prompt belongs to which chunk.
+    """The LLM to ask, and of each chunk, by its id: text, why it is not asked about, or its request, and header.
 
-    Attributes:
-        llm: the LLM to ask; one that learns from the corpus has.
-        texts: chunk id -> text, of all chunks.
-        skipped: chunk id -> why it is not asked about.
-        requests: chunk id -> request; chunks of the same text share one.
-        headers: chunk id -> header, of the chunks that have one.
+    Requests of chunks of the same text have the same key. An LLM that learns from the corpus has.
     """
 
     llm: object
     texts: dict[str, str]
     skipped: dict[str, str]
     requests: dict[str, Request]
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str]
 
     @cached_property
     def by_key(self) -> dict[str, Request]:
@@ -58,14 +52,8 @@ class Plan:
         return [request for key, request in self.by_key.items() if key not in answers or answers[key].error]
 
 
-def make_plan(nodes: "Sequence[BaseNode]", llm, template, settings: QuestionSettings) -> Plan:
-    """Return what to ask about each chunk.
-
-    Raises:
-        UserError: there is no chunk, or the prompt has no place for it.
-    """
-    from llama_index.core.schema import MetadataMode
-
+def make_plan(nodes: Sequence[BaseNode], llm, template, settings: QuestionSettings) -> Plan:
+    """Return what to ask about each chunk; raises a UserError if there is none, or the prompt has no place for it."""
     if not nodes:
         raise UserError("There is no chunk to ask about. Run 01_build_corpus first, or check its input files.")
     template = getattr(template, "template", template)
@@ -75,17 +63,14 @@ def make_plan(nodes: "Sequence[BaseNode]", llm, template, settings: QuestionSett
         llm = llm.model_copy(update={"examples": examples} if examples else None).fit(texts.values())
         examples = ()  # a writer learns from them, it reads none
     signature, number = llm_signature(llm), settings.num_questions_per_chunk
-    skipped, requests, by_text = {}, {}, {}
+    skipped, requests = {}, {}
     for chunk_id, text in texts.items():
         if reason := skip_reason(text, settings.applied_filters) if number else "not asked about":
             skipped[chunk_id] = reason
-            continue
-        if text not in by_text:
+        else:
             prompt = render_prompt(template, text, number, settings.language, settings.seed, examples)
-            by_text[text] = Request(content_hash(prompt, signature, str(number), length=32), prompt)
-        requests[chunk_id] = by_text[text]
-    headers = headers_of(nodes)
-    return Plan(llm, texts, skipped, requests, headers)
+            requests[chunk_id] = Request(content_hash(prompt, signature, str(number), length=32), prompt)
+    return Plan(llm, texts, skipped, requests, headers_of(nodes))
 
 
 def learns_from_corpus(llm) -> bool:
@@ -95,8 +80,6 @@ def learns_from_corpus(llm) -> bool:
 
 def count_tokens(text: str) -> int:
     """Estimate the tokens of a text with LlamaIndex's tokenizer."""
-    from llama_index.core.utils import get_tokenizer
-
     return len(get_tokenizer()(text))
 
 

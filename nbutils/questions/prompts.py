@@ -50,16 +50,11 @@ Write in {language}, one question per line, numbered, with nothing before or aft
 """
 
 PROMPTS = {"search": DEFAULT_QA_GENERATE_PROMPT_TMPL, "exam": EXAM_PROMPT_TMPL}
-
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(context_str|num_questions_per_chunk|question_styles|language)\}")
 
 
 def documented_prompt() -> str:
-    """Return the exam prompt that LlamaIndex ships, word for word, from the installed package (which is not run).
-
-    Raises:
-        UserError: llama-index-finetuning is not installed, or ships the prompt no more.
-    """
+    """Return the exam prompt that LlamaIndex ships, word for word, from the installed package (which is not run)."""
     spec = importlib.util.find_spec("llama_index.finetuning")
     for root in (spec.submodule_search_locations or []) if spec else []:
         source = Path(root) / "embeddings" / "common.py"
@@ -72,11 +67,7 @@ def documented_prompt() -> str:
 
 
 def prompt_by_name(name: str) -> str:
-    """Return the template called "search" (the default), "exam" or "documented"; a template passes through.
-
-    Raises:
-        UserError: neither such a name nor a template with `{context_str}`.
-    """
+    """Return the template called "search" (the default), "exam" or "documented"; one with `{context_str}` passes through."""
     if name == "documented":
         return documented_prompt()
     if name in PROMPTS:
@@ -108,16 +99,16 @@ def render_prompt(
         raise UserError("qa_generate_prompt_tmpl lacks {context_str}, the place where the chunk goes. Add it.")
     start = int(hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).hexdigest(), 16)
     styles = [QUESTION_STYLES[(start + i) % len(QUESTION_STYLES)] for i in range(num_questions)]
-    shown = [examples[(start + i) % len(examples)] for i in range(min(len(examples), 8))]
-    like = "\n".join([EXAMPLES_INTRODUCTION, *(f"- {' '.join(example.split())}" for example in shown)])
-    if examples and "{question_styles}" not in template:
-        template = f"{template.rstrip()}\n\n{{question_styles}}\n"
+    wanted = [f"{number}. {style}" for number, style in enumerate(styles, 1)]
+    if examples:
+        shown = [examples[(start + i) % len(examples)] for i in range(min(len(examples), 8))]
+        wanted = [EXAMPLES_INTRODUCTION, *(f"- {' '.join(example.split())}" for example in shown)]
+        if "{question_styles}" not in template:
+            template = f"{template.rstrip()}\n\n{{question_styles}}\n"
     values = {
         "context_str": text,
         "num_questions_per_chunk": str(num_questions),
-        "question_styles": like
-        if examples
-        else "\n".join(f"{number}. {style}" for number, style in enumerate(styles, 1)),
+        "question_styles": "\n".join(wanted),
         "language": language or "the language of the passage",
     }
     return _PLACEHOLDER.sub(lambda match: values[match[1]] if match[1] else match[0][0], template)

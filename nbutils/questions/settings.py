@@ -30,7 +30,6 @@ class Filters(Settings):
 
     Args:
         prose: do not ask about contents pages, signature pages and lists of exhibits.
-        bare_tables: ask about chunks that are little but a table.
         min_words, max_words: a question's length in words (in characters halved where a script has no spaces).
         self_contained: drop questions that point to a text the reader cannot see ("the table above").
         near_duplicates: drop a question that shares at least this part of its words with an earlier one
@@ -40,7 +39,6 @@ class Filters(Settings):
     """
 
     prose: bool = True
-    bare_tables: bool = True
     min_words: int = 2
     max_words: int = 60
     self_contained: bool = True
@@ -117,10 +115,7 @@ class QuestionSettings(Settings):
     """Everything about asking but the chunks, the LLM and the prompt.
 
     Args:
-        num_questions_per_chunk: questions to ask for; 0 asks about no chunk.
-        retry_limit: tries per chunk before it has failed.
-        on_failure: "continue" leaves a failed chunk without questions, "fail" stops at the first.
-        save_every: chunks between two saves of the dataset.
+        num_questions_per_chunk, retry_limit, on_failure, save_every: as in `generate_qa_embedding_pairs`.
         concurrency: calls at a time.
         timeout: seconds to wait for one reply; by default the LLM's own time-out.
         llm_options: of the LLM that a name stands for, as in `nbutils.questions.llms.resolve_llm`.
@@ -130,10 +125,8 @@ class QuestionSettings(Settings):
         budget: a `Budget`; give the same one to each call. Chunks are then asked in a shuffled order, so that a part of
             them stands for all.
         prices: a `Prices`, or a mapping of "input" and "output".
-        structured: ask servers that speak the OpenAI protocol for JSON; one that refuses is asked without.
-        store: the file of answers; by default `answers.sqlite` beside the dataset. One machine at a time may use it.
-        shared: a folder of answers that runs on this machine share: what another run has asked, or is asking, is not
-            asked again.
+        store: the file of answers; by default `answers.sqlite` beside the dataset.
+        shared: a folder of answers that runs on this machine share: what another has asked, or is asking, is not asked.
         examples: a handful of real questions, whose kinds, lengths and manner those written shall have.
         seed: for the choice of styles, the order under a budget, and the jitter of waits.
     """
@@ -150,7 +143,6 @@ class QuestionSettings(Settings):
     filters: Filters | None = Filters()
     budget: Budget = Field(default_factory=Budget)
     prices: Prices | None = None
-    structured: bool = False
     store: Path | None = None
     shared: Path | None = None
     seed: int = 0

@@ -7,7 +7,7 @@ import sqlite3
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import psutil
@@ -45,20 +45,17 @@ class Answer:
 
 _COLUMNS = [field.name for field in fields(Answer)]
 _SUMMED = ("calls", "tokens_in", "tokens_out")
+_UPDATES = [f"{name} = {f'{name} +' if name in _SUMMED else ''} excluded.{name}" for name in _COLUMNS[1:]]
 _ADD = (
     f"INSERT INTO answers ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)}) "
-    "ON CONFLICT (key) DO UPDATE SET "
-    + ", ".join(
-        f"{name} = {f'{name} + ' if name in _SUMMED else ''}excluded.{name}" for name in _COLUMNS if name != "key"
-    )
+    f"ON CONFLICT (key) DO UPDATE SET {', '.join(_UPDATES)}"
 )
 
 
 class AnswerStore:
     """A table of answers by the key of their request, written one by one; any number of processes may use it at once.
 
-    What was written before a SIGKILL is kept, and a power cut loses at most the last moments. SQLite must not be
-    written by several machines over a network file system: one machine at a time, or a file for each.
+    What was written before a SIGKILL is kept. Over a network file system only one machine at a time may write it.
 
     Args:
         path: the file; made, with its folder, where missing. ":memory:" keeps nothing.
@@ -72,16 +69,13 @@ class AnswerStore:
         self.path, self.optional = path, optional
         self._connection: sqlite3.Connection | None = None
         self._owner = f"{_process(os.getpid())}/{uuid.uuid4().hex}"
+        file = Path(path)
         with self._errors():
-            mode = "WAL"
-            if path != ":memory:":
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-                if database_path(Path(path).parent, Path(path).name).name != Path(path).name:
-                    mode = "DELETE"
-                    if not optional:
-                        where = "a network file system"
-                        warnings.warn(f"{path} is on {where}: let one machine at a time use it.", stacklevel=2)
-            self._connection = self._open(mode)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            local = path == ":memory:" or database_path(file.parent, file.name).name == file.name
+            if not local and not optional:
+                warnings.warn(f"{path} is on a network file system: let one machine at a time use it.", stacklevel=2)
+            self._connection = self._open("WAL" if local else "DELETE")
 
     @retry(
         retry=retry_if_exception_message(match=".*locked"),  # two processes that make the file at the same time
@@ -93,7 +87,7 @@ class AnswerStore:
         connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         connection.execute(f"PRAGMA journal_mode = {mode}")
-        connection.execute(f"PRAGMA synchronous = {'NORMAL' if mode == 'WAL' else 'FULL'}")
+        connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"CREATE TABLE IF NOT EXISTS answers ({', '.join(_COLUMNS)}, PRIMARY KEY (key))")
         connection.execute("CREATE TABLE IF NOT EXISTS claims (key PRIMARY KEY, owner)")
         return connection
@@ -109,14 +103,13 @@ class AnswerStore:
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
             for row in self._execute(f"SELECT * FROM answers WHERE key IN ({','.join('?' * len(part))})", part):
-                answer = Answer(**dict(row))
-                answer.truncated, answer.estimated = bool(answer.truncated), bool(answer.estimated)
-                found[answer.key] = answer
+                found[row["key"]] = Answer(**row)
         return found
 
     def add(self, answer: Answer) -> None:
         """Keep an answer before returning; what earlier tries of the same request cost is added to what it cost."""
-        self._execute(_ADD, {name: _writable(value) for name, value in asdict(answer).items()})
+        text = answer.reply.encode("utf-8", "replace").decode()  # without lone surrogates
+        self._execute(_ADD, vars(answer) | {"reply": text})
 
     @contextlib.contextmanager
     def claim(self, keys: Iterable[str]) -> Iterator[set[str]]:
@@ -135,24 +128,18 @@ class AnswerStore:
         finally:
             self._execute("DELETE FROM claims WHERE owner = ?", (self._owner,))
 
-    def close(self) -> None:
-        """Close the file."""
-        if self._connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.close()
-
     def __enter__(self) -> "AnswerStore":
         return self
 
     def __exit__(self, *_) -> None:
-        self.close()
+        if self._connection is not None:
+            self._connection.close()
 
     def _execute(self, statement: str, values=()) -> list[sqlite3.Row]:
-        rows: list[sqlite3.Row] = []
         with self._errors():
             if self._connection is not None:
-                rows = self._connection.execute(statement, values).fetchall()
-        return rows
+                return self._connection.execute(statement, values).fetchall()
+        return []
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -165,7 +152,6 @@ class AnswerStore:
                     "Choose another output_path or store, or free some space, and run again."
                 ) from error
             warnings.warn(f"Answers are not shared with other runs: {self.path}: {error}.", stacklevel=4)
-            self.close()
             self._connection = None
 
 
@@ -175,10 +161,6 @@ def read_answers(path: str | Path) -> dict[str, Answer]:
         return {}
     with AnswerStore(path) as store:
         return store.read([row["key"] for row in store._execute("SELECT key FROM answers ORDER BY rowid")])
-
-
-def _writable(value):
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _process(number: int | str) -> str:

@@ -6,10 +6,14 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nbutils.core import UserError, first_line
 from nbutils.corpus.files import find_files, resolve
 from nbutils.corpus.read import decoded
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NAMES = {
     "question": ("question", "query", "anchor", "search_query", "search_term", "search_phrase", "search", "subject",
@@ -79,26 +83,23 @@ def read_table(path: str | Path) -> tuple[list[tuple[int, Row]], dict[int, str]]
         UserError: the file cannot be read, or is no such table.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    data = _bytes(path)
-    text = "" if suffix in (".xlsx", ".xlsm") else _text(data, path)
+    suffix, data = path.suffix.lower(), _bytes(path)
     try:
         if suffix in (".xlsx", ".xlsm"):
-            found = _with_header(_sheet(data), 1, strict=False)
+            found = _sheet(data)
         elif suffix in (".jsonl", ".ndjson"):
-            found = _json_lines(text)
+            found = _json_lines(_text(data, path))
         elif suffix == ".json":
-            found = list(enumerate(_entries(json.loads(text)), 1))
+            found = list(enumerate(_entries(json.loads(_text(data, path))), 1))
         else:
-            found = _with_header(*_cells(text))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} cannot be read as {suffix}: {error}.") from error
-    except ValueError as error:  # pandas' own errors of parsing
-        raise UserError(f"{path} cannot be read as a table: {first_line(error)}.") from error
+            found = _cells(_text(data, path))
+    except ValueError as error:  # json's and pandas' own errors of parsing
+        kind = suffix if suffix == ".json" else "a table"
+        raise UserError(f"{path} cannot be read as {kind}: {first_line(error)}.") from error
     rows, bad = [], {}
     for number, row in found:
         if isinstance(row, dict):
-            rows.append((number, Row({_column(name): value for name, value in row.items()})))
+            rows.append((number, Row({_column(name): cell for name, cell in row.items()})))
         else:
             bad[number] = row if isinstance(row, str) else "it is no JSON object"
     columns = dict.fromkeys(name for _, row in rows for name in row)
@@ -134,59 +135,55 @@ def _json_lines(text: str) -> list[tuple[int, object]]:
 
 def _entries(data: object) -> list:
     """Return the rows of a JSON file; of a dataset of the walkthrough's form, each question with its passages."""
-    if not isinstance(data, dict):
-        return data if isinstance(data, list) else [data]
-    if not all(isinstance(data.get(name), dict) for name in ("queries", "corpus", "relevant_docs")):
-        return _entries(data.get("questions", [data]))
+    if isinstance(data, list):
+        return data
+    if not isinstance(data, dict) or not data.keys() >= {"queries", "corpus", "relevant_docs"}:
+        return _entries(data["questions"]) if isinstance(data, dict) and "questions" in data else [data]
     entries: list = []
     for query, question in data["queries"].items():
-        ids = list(data["relevant_docs"].get(query) or ())
-        missing = [chunk for chunk in ids if chunk not in data["corpus"]]
-        whole = ids and not missing
-        passages = [data["corpus"][chunk] for chunk in ids] if whole else []
+        passages = [data["corpus"].get(chunk) for chunk in data["relevant_docs"].get(query) or [None]]
         reason = f"question {query} points to no chunk of the file's corpus"
-        entries.append({"question": question, "passages": passages} if whole else reason)
+        entries.append(reason if None in passages else {"question": question, "passages": passages})
     return entries
 
 
-def _sheet(data: bytes) -> list[list[str]]:
-    """Return the cells of a workbook's first sheet."""
+def _sheet(data: bytes) -> list[tuple[int, object]]:
+    """Return the rows of a workbook's first sheet; cells beyond the header are notes."""
     import pandas as pd
 
     try:
         frame = pd.read_excel(io.BytesIO(data), header=None, dtype=object, keep_default_na=False)
     except Exception as error:  # a file that is no workbook fails in many ways
         raise ValueError(f"it is no XLSX workbook ({first_line(error)})") from error
-    return [["" if cell is None else str(cell).strip() for cell in row] for row in frame.itertuples(index=False)]
+    return _with_header(frame, 1, strict=False)
 
 
-def _cells(text: str) -> tuple[list[list[str]], int]:
-    """Return the cells of a delimited text and the number of its first row."""
+def _cells(text: str) -> list[tuple[int, object]]:
+    """Return the rows of a delimited text."""
     import pandas as pd
 
     named = re.match(r'\s*"?sep=(.)"?[^\S\n]*\n', text, re.IGNORECASE)
     text = text[named.end() :] if named else text
-    if not text.strip():
-        return [], 1
-    header = next(line for line in text.split("\n") if line.strip())
+    header = next(filter(str.strip, text.split("\n")), "")
+    if not header:
+        return []
     delimiter = named[1] if named else max(",;\t|", key=header.count)
     width = max(line.count(delimiter) for line in text.split("\n")) + 1  # so that a row with too many cells can be told
     frame = pd.read_csv(
         io.StringIO(text), sep=delimiter, header=None, names=range(width), index_col=False, dtype=str,
         keep_default_na=False, skip_blank_lines=False,
-    ).fillna("")  # fmt: skip
-    return [[cell.strip() for cell in row] for row in frame.itertuples(index=False)], 2 if named else 1
+    )  # fmt: skip
+    return _with_header(frame, 2 if named else 1, strict=True)
 
 
-def _with_header(rows: list[list[str]], first: int, strict: bool = True) -> list[tuple[int, dict | str]]:
+def _with_header(frame: "pd.DataFrame", first: int, strict: bool) -> list[tuple[int, object]]:
     """Return the filled rows below the header by its names; if strict, of those with too many cells what is wrong."""
-    filled = [(number, row) for number, row in enumerate(rows, first) if any(row)]
-    names = {i: name for i, name in enumerate(filled[0][1]) if name} if filled else {}
-    found: list[tuple[int, dict | str]] = []
-    for number, row in filled[1:]:
-        if strict and any(cell for i, cell in enumerate(row) if i not in names):
-            reason = "it has more cells than the header; put text that contains the delimiter in quotation marks"
-            found.append((number, reason))
-        else:
-            found.append((number, {name: row[i] for i, name in names.items()}))
+    rows = [[str(cell).strip() for cell in row] for row in frame.fillna("").itertuples(index=False)]
+    (_, header), *filled = [(number, row) for number, row in enumerate(rows, first) if any(row)] or [(0, [])]
+    many = "it has more cells than the header; put text that contains the delimiter in quotation marks"
+    found: list[tuple[int, object]] = []
+    for number, row in filled:
+        beyond = any(cell for name, cell in zip(header, row, strict=True) if not name)
+        named = {name: cell for name, cell in zip(header, row, strict=True) if name}
+        found.append((number, many if strict and beyond else named))
     return found

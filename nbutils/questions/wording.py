@@ -5,16 +5,14 @@ sentence is learnt from the corpus; only the stop words come from a list (that o
 """
 
 import functools
+import itertools
 import math
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 
-LONGEST = 24  # words in a query
-LONGEST_PHRASE = 4
-MOST_KEYWORDS = 7
+LONGEST, LONGEST_PHRASE, MOST_KEYWORDS = 24, 4, 7  # words in a query, a phrase of keywords, and all keywords of a query
 SEEN = 5  # texts that must hold a word before it is judged
 WEAK = 0.15  # burst of "also" and "provide" in most corpora; of terms 0.3 and more
 
@@ -33,8 +31,8 @@ _JOINED = re.compile(r"[^\W\d_][.!?;][\dA-Z]|[a-z]{2}[A-Z]|\d[a-z]{3}|://|www\.|
 def _stop_lists() -> list[frozenset[str]]:
     from bm25s import stopwords
 
-    names = [name for name in dir(stopwords) if name.startswith("STOPWORDS_") and name != "STOPWORDS_EN"]
-    return [frozenset(word.casefold() for word in getattr(stopwords, name)) for name in sorted(names)]
+    names = sorted(name for name in dir(stopwords) if name.startswith("STOPWORDS_") and name != "STOPWORDS_EN")
+    return [frozenset(map(str.casefold, getattr(stopwords, name))) for name in names]
 
 
 def _stop_words(counts: Counter) -> frozenset[str]:
@@ -57,58 +55,42 @@ def _blocks(text: str) -> list[str]:
     return [*blocks, block] if block else blocks
 
 
-@dataclass
 class Wording:
     """What is learnt from the texts of a corpus; without any, what a text alone says counts."""
 
-    size: int = 0
-    frequency: Counter = field(default_factory=Counter)  # number of texts that hold a word
-    times: Counter = field(default_factory=Counter)  # how often a word occurs
-    lower: frozenset[str] = frozenset()  # words that occur in lower case
-    commonest: frozenset[str] = frozenset()  # stop words, and words that every other text holds
-    repeated: frozenset[str] = frozenset()  # sentences of more than two texts: headers, footers, phrases of a form
-    abbreviations: frozenset[str] = frozenset()  # words that a dot may follow within a sentence
-    openers: frozenset[str] = frozenset()  # stop words that have a capital only where a sentence begins
-    weak: float = -1.0  # words that come together less than this tell nothing
-    weights: dict[str, float] = field(default_factory=dict)  # of words already weighed
-    longest: int = LONGEST  # words in a sentence
-    most_keywords: int = MOST_KEYWORDS
-    keyword_share: float = 0.5
-
-    @classmethod
-    def of(cls, texts: list[str]) -> "Wording":
-        frequency, cased, inner, abbreviations = Counter(), Counter(), Counter(), set()
+    def __init__(self, texts: Sequence[str] = ()):
+        cased, inner, abbreviations = Counter(), Counter(), set()
+        self.size, self.frequency = len(texts), Counter()  # the number of texts that hold a word
         for text in texts:
-            words = Counter(_WORD.findall(text))
+            words = _WORD.findall(text)
             cased.update(words)
-            frequency.update({word.casefold() for word in words})
+            self.frequency.update(set(map(str.casefold, words)))
             inner.update(_INNER.findall(text))
             abbreviations.update(re.findall(r"(?<![\w.])([^\W\d_]+)\.\s+(?=[a-z,])", text))
-        times = Counter()
+        self.times = Counter()  # how often a word occurs
         for word, count in cased.items():
-            times[word.casefold()] += count
-        stop = _stop_words(frequency)
-        common = {word for word, count in frequency.items() if len(texts) > 20 and count > len(texts) / 2}
-        wording = cls(
-            len(texts), frequency, times,
-            lower=frozenset(word for word in cased if word.islower()),
-            commonest=frozenset(common | stop),
-            abbreviations=frozenset(abbreviations),
-            openers=frozenset(word for word in cased if word.casefold() in stop and 5 * inner[word] < cased[word]),
-        )  # fmt: skip
-        bursts = sorted(wording.burst(word) for word, count in frequency.items() if count >= SEEN)
-        if len(bursts) > 200 and bursts[3 * len(bursts) // 4] > WEAK:  # else the texts are too short or too few to tell
-            wording.weak = WEAK
-        found = Counter(sentence for text in texts for sentence in set(wording.sentences(text)))
-        wording.repeated = frozenset(sentence for sentence, count in found.items() if count > 2)
-        return wording
+            self.times[word.casefold()] += count
+        stop = _stop_words(self.frequency) if texts else frozenset()
+        common = {word for word, count in self.frequency.items() if self.size > 20 and count > self.size / 2}
+        self.lower = frozenset(filter(str.islower, cased))
+        self.commonest = stop | common
+        self.abbreviations = frozenset(abbreviations)
+        # stop words that have a capital only where a sentence begins
+        self.openers = frozenset(word for word in cased if word.casefold() in stop and 5 * inner[word] < cased[word])
+        bursts = sorted(self.burst(word) for word, count in self.frequency.items() if count >= SEEN)
+        told = len(bursts) > 200 and bursts[3 * len(bursts) // 4] > WEAK  # else the texts are too short or too few
+        self.weak = WEAK if told else -1.0
+        found = Counter(sentence for text in texts for sentence in set(self.sentences(text)))
+        self.repeated = frozenset(sentence for sentence, count in found.items() if count > 2)  # headers and footers
+        self.longest, self.most_keywords, self.keyword_share = LONGEST, MOST_KEYWORDS, 0.5
+        self._weights: dict[str, float] = {}
 
     def learn_style(self, examples: Iterable[str]) -> None:
         """Take over how many of these questions are keywords (few stop words, no mark at the end), and their lengths."""
-        split = [_WORD.findall(example.casefold()) for example in examples]
-        stop = _stop_words(Counter(word for words in split for word in words))
+        split = [(example, _WORD.findall(example.casefold())) for example in examples]
+        stop = _stop_words(Counter(word for _, words in split for word in words))
         lengths: dict[bool, list[int]] = {True: [], False: []}
-        for example, words in zip(examples, split, strict=True):
+        for example, words in split:
             few = sum(word in stop for word in words) <= 0.25 * len(words)
             lengths[few and example.rstrip()[-1:] not in "?.!؟？。"].append(len(words))
         self.keyword_share = len(lengths[True]) / len(split)
@@ -142,28 +124,25 @@ class Wording:
 
     def reads_well(self, sentence: str) -> bool:
         """Whether a sentence is whole, and neither a heading nor a line of a table."""
-        words = sentence.split()
-        if not 5 <= len(words) <= LONGEST or _JOINED.search(sentence):
+        words, bare_words = sentence.split(), _WORD.findall(sentence)
+        if not 5 <= len(words) <= LONGEST or _JOINED.search(sentence) or any(map(self.is_run_together, bare_words)):
             return False
         if sentence.lstrip('"“«(¿¡')[:1].islower() or not re.search(r"[^\s.][.!?…।؟]+[\"”’»)\]]*$", sentence):
             return False
         if any(sentence.count(a) != sentence.count(b) for a, b in ("()", "[]", "“”", "«»")) or sentence.count('"') % 2:
             return False
-        letters = (len(words) + sum(map(len, _WORD.findall(sentence)))) / len(sentence)
+        letters = (len(words) + sum(map(len, bare_words))) / len(sentence)
         figures = sum(any(map(str.isdigit, word)) for word in words) / len(words)
         shouted = sum(len(word) > 1 and word.isupper() for word in words) / len(words)
         capital = sum(word[0].isupper() for word in words) / len(words)
         title = len(words) < 13 and not self.commonest.isdisjoint(words)  # names without such words are no sentence
-        if letters < 0.85 or figures > 0.2 or shouted > 0.2 or (capital > 0.5 and not title):
-            return False
-        return not any(map(self.is_run_together, _WORD.findall(sentence)))
+        return letters >= 0.85 and figures <= 0.2 and shouted <= 0.2 and (capital <= 0.5 or title)
 
     def is_run_together(self, word: str) -> bool:
         """Whether a rare word is two far more common ones: a lost space."""
         word, count = word.casefold(), self.frequency
-        return self.size > 20 and count[word] < 3 and any(
-            5 * count[word] <= min(count[word[:i]], count[word[i:]]) for i in range(1, len(word))
-        )  # fmt: skip
+        parts = ((word[:i], word[i:]) for i in range(1, len(word)) if self.size > 20 and count[word] < 3)
+        return any(5 * count[word] <= min(count[a], count[b]) for a, b in parts)
 
     def burst(self, word: str) -> float:
         """Return how much more a word (in lower case) comes together in few texts than if it were spread by chance.
@@ -176,13 +155,13 @@ class Wording:
     def weight(self, word: str) -> float:
         """Return how much a word in lower case tells about a text: 0 for stop words and for words such as "provide" and
         "also", which occur in many texts but, unlike terms, hardly ever twice in one."""
-        if word not in self.weights:
-            burst = self.burst(word) if self.size else 0.5
+        if word not in self._weights:
+            burst = self.burst(word)
             weak = self.frequency[word] >= SEEN and burst < self.weak
             dull = weak or word in self.commonest or self.is_run_together(word)
             rare = math.log((self.size + 2) / (self.frequency[word] + 1)) or 1.0
-            self.weights[word] = 0.0 if dull else rare * (0.5 + min(max(burst, 0), 1))
-        return self.weights[word]
+            self._weights[word] = 0.0 if dull else rare * (0.5 + min(max(burst, 0), 1))
+        return self._weights[word]
 
     def sentence_queries(self, text: str, rng: random.Random) -> Iterator[str]:
         """Yield the sentences that read well, in random order, those of the length learnt from examples first."""
@@ -196,19 +175,15 @@ class Wording:
         tokens = [token for block in _blocks(text) for token in [*_TOKEN.findall(block), "."]]
         words = Counter(map(str.casefold, tokens))
         stop = frozenset() if self.size else _stop_words(words)
-        tells = {
-            word: len(word) > 1 and not word[0].isdigit() and word not in stop and self.weight(word) for word in words
-        }
-        runs, times, run = {}, Counter(), []
-        for token in tokens:
-            if tells[token.casefold()]:
-                run.append(token)
-            elif run:
-                for part in [run] if len(run) <= LONGEST_PHRASE else zip(run):
-                    key = tuple(map(str.casefold, part))
-                    runs.setdefault(key, tuple(part))
-                    times[key] += 1
-                run = []
+        telling = (word for word in words if len(word) > 1 and not word[0].isdigit() and word not in stop)
+        tells = Counter({word: self.weight(word) for word in telling})
+        runs, times = {}, Counter()
+        for telling, run in itertools.groupby(tokens, lambda token: bool(tells[token.casefold()])):
+            run = tuple(run)
+            for part in ([run] if len(run) <= LONGEST_PHRASE else zip(run)) if telling else ():
+                key = tuple(map(str.casefold, part))
+                runs.setdefault(key, part)
+                times[key] += 1
         weights = {}
         for key, run in runs.items():
             known = not self.size or all(self.frequency[word] > 1 or words[word] > 1 for word in key)
@@ -227,11 +202,11 @@ class Wording:
         """Yield one to three phrases at a time that stand near each other, in the order of the text: first one of the
         heaviest, heavy ones more often, then its heaviest neighbours."""
         weights = self.phrases(text)
-        order = {phrase: position for position, phrase in enumerate(weights)}
         in_order = list(weights)
         best = sorted(weights, key=lambda phrase: (-weights[phrase], phrase))[: min(10, max(4, len(weights) // 2))]
         for first in sorted(best, key=lambda phrase: -(rng.random() ** (1 / max(weights[phrase], 1e-9) ** 2))):
-            near = in_order[max(order[first] - 3, 0) : order[first] + 4]
+            position = in_order.index(first)
+            near = in_order[max(position - 3, 0) : position + 4]
             chosen = [first]
             for phrase in sorted(near, key=lambda phrase: -weights[phrase]):
                 words = " ".join(word for part in [*chosen, phrase] for word in part).casefold().split()
@@ -239,4 +214,4 @@ class Wording:
                 if len(words) == len(set(words)) <= self.most_keywords and len(chosen) < 3 and not light:
                     chosen.append(phrase)
             if sum(map(len, chosen)) > 1:
-                yield " ".join(map(self.cased, sorted(chosen, key=order.__getitem__)))
+                yield " ".join(map(self.cased, sorted(chosen, key=in_order.index)))

@@ -244,7 +244,7 @@ def test_one_prompt_that_is_refused_does_not_stop_the_others(out, fault):
     [
         ("temperature", "Unsupported value: 'temperature' does not support 0.1 with this model."),
         ("max_tokens", "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."),
-        ("response_format", "response_format.type json_schema is not supported"),
+        ("reasoning_effort", "reasoning_effort is not supported"),
     ],
 )
 def test_a_parameter_that_a_model_refuses_is_left_out(out, refused, message):
@@ -252,23 +252,12 @@ def test_a_parameter_that_a_model_refuses_is_left_out(out, refused, message):
         return Fault(status=400, message=message) if refused in body else None
 
     with serving(fault_of_body=fault) as server:
-        llm = make_llm(server.url, max_tokens=300)
-        result = generate_qa_embedding_pairs(
-            make_nodes(5), llm, output_path=out, retry_limit=1, structured=True, verbose=False
-        )
+        llm = make_llm(server.url, max_tokens=300, additional_kwargs={"reasoning_effort": "low"})
+        result = generate_qa_embedding_pairs(make_nodes(5), llm, output_path=out, retry_limit=1, verbose=False)
     assert (result.account.report["status"] == "kept").all()
     assert server.calls == 6 and result.account.usage["calls"] == 5
     assert refused not in server.bodies[-1]
     assert refused != "max_tokens" or server.bodies[-1]["max_completion_tokens"] == 300
-
-
-def test_structured_replies_are_asked_for_and_read(out):
-    fault = Fault(text='{"questions": ["What did region 1 pick?", "Who bought the harvest of town 1?"]}')
-    with serving(fault=lambda call, prompt: fault) as server:
-        llm = make_llm(server.url)
-        result = generate_qa_embedding_pairs(make_nodes(1), llm, output_path=out, structured=True, verbose=False)
-    assert list(result.queries.values()) == ["What did region 1 pick?", "Who bought the harvest of town 1?"]
-    assert server.bodies[0]["response_format"]["type"] == "json_schema"
 
 
 def test_reasoning_is_left_out_of_the_answer_and_counted(out):

@@ -10,7 +10,6 @@ from nbutils.core import UserError
 from nbutils.questions.filters import (
     brings_back,
     drop_reasons,
-    is_bare_table,
     junk_kind,
     near_duplicates,
     points_away,
@@ -150,10 +149,6 @@ SIGNATURES = (
 EXHIBITS = "Exhibit Index\n" + "\n".join(
     f"10.{i} Form of award agreement, incorporated by reference from our Form 8-K, exhibit {i}" for i in range(1, 12)
 )
-TABLE = "Balance sheet\n" + "\n".join(
-    f"{name} {100 + i * 7} {90 + i * 5} {3 * i}"
-    for i, name in enumerate(["Cash", "Debt", "Equity", "Goodwill", "Inventory", "Receivables", "Taxes"])
-)
 
 
 @pytest.mark.parametrize(
@@ -179,11 +174,6 @@ def test_junk_is_told_by_its_kind(text, kind):
 )
 def test_prose_stays(text):
     assert junk_kind(text) == ""
-
-
-def test_tables_are_asked_about_unless_told_otherwise():
-    assert is_bare_table(TABLE) and not is_bare_table(PROSE)
-    assert junk_kind(TABLE) == ""
 
 
 @pytest.mark.slow
