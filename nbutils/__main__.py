@@ -103,7 +103,7 @@ def batch(options: argparse.Namespace) -> int:
         outcome = done.outcomes[failed]
         print(f"nbutils: {failed}: {outcome.error} ({outcome.notebook or 'no notebook ran'})", file=sys.stderr)
     print(f"Compare them: nbutils leaderboard --batch {name}")
-    return 0 if done.ok else 1
+    return 0 if len(done.names("done")) == len(done.outcomes) else 1
 
 
 def leaderboard(options: argparse.Namespace) -> int:

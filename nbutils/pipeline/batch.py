@@ -17,7 +17,7 @@ from nbutils.core import UserError, first_line, lock, outputs_root, progress, wr
 from nbutils.pipeline.parameters import check_name
 from nbutils.pipeline.plan import PlannedRun
 from nbutils.pipeline.run import is_done, now
-from nbutils.pipeline.worker import Outcome, cores, memory_gib, run_one, stage
+from nbutils.pipeline.worker import Outcome, memory_gib, run_one, stage
 
 
 @dataclass
@@ -41,11 +41,6 @@ class Batch:
     def names(self, status: str) -> list[str]:
         """Return the runs of a status."""
         return [name for name, outcome in self.outcomes.items() if outcome.status == status]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every run is done."""
-        return len(self.names("done")) == len(self.outcomes)
 
     def save(self) -> None:
         """Write the record, whole or not at all."""
@@ -110,7 +105,7 @@ def run_batch(
     root, plan = Path(outputs or outputs_root()), {planned.name: planned for planned in plan}
     options = {"timeout": timeout, "memory": memory}
     if not dask:
-        options |= {"memory": memory or 0.9 * memory_gib() / jobs, "threads": max(1, cores() // jobs)}
+        options |= {"memory": memory or 0.9 * memory_gib() / jobs, "jobs": jobs}
     path = batch_path(name, root)
     busy = f"The batch {name} is being run by another process. Wait for it to end."
     with lock(path.with_suffix(".lock"), wait=0, busy=busy):
@@ -137,24 +132,27 @@ def run_batch(
 
 def _known_outcomes(plan: Mapping[str, PlannedRun], name: str, root: Path) -> dict[str, Outcome]:
     """Return the outcome of each run before anything is started: done where it is up to date."""
-    earlier: dict[str, Outcome] = {}
-    with contextlib.suppress(UserError):
-        earlier = read_batch(name, root).outcomes
+    earlier = _outcomes_of(name, root)
     outcomes = {}
     for planned in plan.values():
-        kept, outcome = earlier.get(planned.name), Outcome(planned.name)
+        outcome, kept = Outcome(planned.name, parameters=planned.parameters), earlier.get(planned.name)
         if is_done(planned.name, planned.parameters, outputs=root):
-            outcome = kept if kept and kept.status == "done" else Outcome(planned.name, "done")
-        outcome.parameters = planned.parameters
+            outcome = kept if kept and kept.status == "done" else outcome
+            outcome.status, outcome.parameters = "done", planned.parameters
         outcomes[planned.name] = outcome
     return outcomes
 
 
+def _outcomes_of(name: str, root: Path) -> dict[str, Outcome]:
+    """Return what a batch's record holds; nothing where there is no record that can be read."""
+    with contextlib.suppress(UserError):
+        return read_batch(name, root).outcomes
+    return {}
+
+
 def _check_names_are_free(plan: Mapping[str, PlannedRun], name: str, root: Path) -> None:
     for path in sorted(batch_path(name, root).parent.glob("*.json")):
-        others = {}
-        with contextlib.suppress(UserError):
-            others = read_batch(path.stem, root).outcomes if path.stem != name else {}
+        others = _outcomes_of(path.stem, root) if path.stem != name else {}
         for run in plan.keys() & others.keys():
             if others[run].status == "done" and others[run].parameters != plan[run].parameters:
                 raise UserError(

@@ -1,6 +1,7 @@
 """The notebooks' parameters: read from their cells tagged `parameters`, converted to the declared types, checked."""
 
 import ast
+import contextlib
 import difflib
 import functools
 import json
@@ -64,7 +65,7 @@ class Parameter:
         """
         given, kind = value, self.type.partition("[")[0]
         if kind == "list":
-            value = [str(item) for item in (value if isinstance(value, list | tuple) else _items(str(value)))]
+            value = [str(item) for item in (value if isinstance(value, list | tuple) else list_items(str(value)))]
         elif kind == "dict" and isinstance(value, str):
             value = read_yaml(value)
         elif isinstance(value, Path):
@@ -97,13 +98,12 @@ class Parameter:
             raise UserError(f"Parameter {self.name} is {value}; it must be at least {AT_LEAST.get(self.name, 0)}.")
 
 
-def _items(text: str) -> list:
+def list_items(text: str) -> list:
     """Return the items of a list written as "[a, b]"; other text, a file's name in brackets too, is the only item."""
-    try:
-        value = read_yaml(text) if text.strip().startswith("[") else None
-    except UserError:
-        value = None
-    return value if isinstance(value, list) else [text]
+    with contextlib.suppress(UserError):
+        if text.strip().startswith("[") and isinstance(value := read_yaml(text), list):
+            return value
+    return [text]
 
 
 def read_yaml(text: str) -> Any:

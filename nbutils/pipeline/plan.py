@@ -22,6 +22,7 @@ from nbutils.pipeline.parameters import (
     check_name,
     check_parameters,
     check_together,
+    list_items,
     read_profile,
     read_yaml,
 )
@@ -117,11 +118,9 @@ def _rows(path: Path, hold_out: Sequence[str | Path], prefix: str) -> tuple[list
     if path.suffix.lower() not in readers:
         raise UserError(f"{path} is no plan. Name a CSV or YAML file, or a folder of documents.")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return readers[path.suffix.lower()](path.read_text(encoding="utf-8-sig")), path.resolve().parent
     except UnicodeDecodeError as error:
         raise UserError(f"The plan {path} is not UTF-8 text. Save it as UTF-8.") from error
-    try:
-        return readers[path.suffix.lower()](text), path.resolve().parent
     except UserError as error:
         raise UserError(f"The plan {path} cannot be read. {error}") from error
 
@@ -209,11 +208,7 @@ def _choices(name: str, cell: Any, base: Path) -> list:
     if name == "RUN_NAME":
         raise UserError("the run's name goes into `name`, not RUN_NAME.")
     if isinstance(cell, str) and cell.startswith("["):
-        try:
-            read = read_yaml(cell)
-        except UserError:  # a file's name may begin so too
-            read = None
-        cell = read if isinstance(read, list) else cell
+        cell = list_items(cell)
     is_list = any(parameter.name == name and parameter.type == "list" for parameter in all_parameters())
     if not isinstance(cell, list) or (is_list and not (cell and all(isinstance(item, list) for item in cell))):
         cell = [cell]

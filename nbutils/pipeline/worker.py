@@ -60,7 +60,7 @@ def run_one(
     *,
     timeout: float | None = None,
     memory: float | None = None,
-    threads: int | None = None,
+    jobs: int | None = None,
 ) -> Outcome:
     """Execute one run in a process of its own and wait for it; also what a Dask worker is given to do.
 
@@ -69,7 +69,7 @@ def run_one(
         outputs: folder of all runs.
         timeout: seconds; the run's own wins.
         memory: GiB that the run's processes may hold together; beyond, it is ended.
-        threads: cores for this run; by default this worker's share of the machine.
+        jobs: runs at a time, which share the machine's cores; by default those of this Dask worker.
 
     Returns:
         What came of it; it does not raise for a run that fails.
@@ -79,7 +79,7 @@ def run_one(
     write_atomic(this.path("parameters.yaml"), yaml.safe_dump(planned.parameters, allow_unicode=True, sort_keys=False))
     for file in (".outcome.json", ".stop"):
         this.path(file).unlink(missing_ok=True)
-    begun, environment = time.monotonic(), dict.fromkeys(THREAD_VARIABLES, str(threads or _threads_here()))
+    begun, environment = time.monotonic(), dict.fromkeys(THREAD_VARIABLES, str(_threads(jobs)))
     with (
         open(this.path("log.txt"), "wb") as log,
         tempfile.TemporaryDirectory(prefix=TEMPORARY, ignore_cleanup_errors=True) as temporary,
@@ -133,34 +133,27 @@ def _settle(outcome: Outcome, folder: Path, status: int, reason: str | None) -> 
         said = json.loads((folder / ".outcome.json").read_text(encoding="utf-8"))
     for file in (".outcome.json", ".stop"):
         (folder / file).unlink(missing_ok=True)
-    if said.get("status") == "done":
-        outcome.status = "done"
-        return
-    outcome.status = "failed"
-    step = said.get("failed_step") or stage(folder)[0]
+    last = (folder / "log.txt").read_text("utf-8", "replace").strip().rpartition("\n")[2]
     if said or reason:
-        outcome.error = said["error"] if said else reason
+        outcome.error = said.get("error", reason)
     elif status < 0:
-        outcome.error = (
-            f"Its process ended by signal {-status}, {signal.strsignal(-status)} (by hand, or for want of memory)."
-        )
+        why = "(by hand, or for want of memory)"
+        outcome.error = f"Its process ended by signal {-status}, {signal.strsignal(-status)} {why}."
     else:
-        last = [line for line in (folder / "log.txt").read_text("utf-8", "replace").splitlines() if line.strip()]
-        outcome.error = f"Its process ended with status {status}: {last[-1] if last else 'no message'}"
-    if step and (folder / f"{step}.ipynb").exists():
+        outcome.error = f"Its process ended with status {status}: {last or 'no message'}"
+    outcome.status = "failed" if outcome.error else "done"
+    step = said.get("failed_step") or stage(folder)[0]
+    if outcome.error and step and (folder / f"{step}.ipynb").exists():
         outcome.notebook = f"{folder.name}/{step}.ipynb"
 
 
 def stage(folder: Path) -> tuple[str, str]:
     """Return the notebook that a run's log names last, and the cell it is at, as "3/12"; both may be empty."""
-    try:
+    log = ""
+    with contextlib.suppress(OSError):
         log = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "", ""
-    steps = re.findall(r"(?m)^\[\d+/\d+\] (\w+)$", log)
-    step = steps[-1] if steps else ""
-    cells = re.findall(r"(?m)^ +cell (\d+/\d+) ", log.rpartition(f"] {step}\n")[2])
-    return step, cells[-1] if cells else ""
+    step = ["", *re.findall(r"(?m)^\[\d+/\d+\] (\w+)$", log)][-1]
+    return step, ["", *re.findall(r"(?m)^ +cell (\d+/\d+) ", log.rpartition(f"] {step}\n")[2])][-1]
 
 
 def _tree(process) -> list:
@@ -169,13 +162,6 @@ def _tree(process) -> list:
     with contextlib.suppress(psutil.Error):
         return [*process.children(recursive=True), process]
     return []
-
-
-def cores() -> int:
-    """Return the cores that this process may use: of the machine, its affinity and its container's limit the least."""
-    from joblib import cpu_count
-
-    return cpu_count()
 
 
 def memory_gib() -> float:
@@ -189,14 +175,16 @@ def memory_gib() -> float:
     return min(limits) / GIBIBYTE
 
 
-def _threads_here() -> int:
-    """Return the cores for one of the tasks of this Dask worker."""
-    try:
-        from distributed import get_worker
+def _threads(jobs: int | None) -> int:
+    """Return the cores for one run: this process's, by the runs at a time, which a Dask worker knows itself."""
+    from joblib import cpu_count
 
-        return max(1, cores() // get_worker().state.nthreads)
-    except (ImportError, ValueError):
-        return cores()
+    if jobs is None:
+        with contextlib.suppress(ImportError, ValueError):
+            from distributed import get_worker
+
+            jobs = get_worker().state.nthreads
+    return max(1, cpu_count() // (jobs or 1))
 
 
 def main(folder: Path) -> int:
@@ -206,11 +194,11 @@ def main(folder: Path) -> int:
     parameters = read_profile(folder / "parameters.yaml")
     try:
         result = run(folder.name, parameters, outputs=folder.parent, wait=600, say=lambda line: print(line, flush=True))
-        said = {"status": result.status, "error": result.error, "failed_step": result.failed_step}
+        said = {"error": result.error, "failed_step": result.failed_step}
     except UserError as error:
-        said = {"status": "failed", "error": str(error), "failed_step": None}
+        said = {"error": str(error), "failed_step": None}
     write_atomic(folder / ".outcome.json", json.dumps(said))
-    return 0 if said["status"] == "done" else 1
+    return 1 if said["error"] else 0
 
 
 def _end_with_parent() -> None:

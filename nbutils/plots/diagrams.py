@@ -47,7 +47,7 @@ def draw_pairs_batch(chunks: int = 3) -> Figure:
     Args:
         chunks: chunks in the batch, each with two questions.
     """
-    names = _question_names(chunks)
+    names = [f"Q{c + 1}{letter}" for c in range(chunks) for letter in "ab"]
     columns = [f"chunk {c + 1}" for c in range(chunks) for _ in "ab"]
 
     def kind(row: int, column: int) -> str:
@@ -62,17 +62,13 @@ def draw_grouped_batch(chunks: int = 3) -> Figure:
     Args:
         chunks: chunks in the batch, each with two questions.
     """
-    names = _question_names(chunks)
+    names = [f"Q{c + 1}{letter}" for c in range(chunks) for letter in "ab"]
 
     def kind(row: int, column: int) -> str:
         owner = column if column < chunks else (column - chunks) // 2
         return "no" if owner != row // 2 else "match" if column < chunks else "out"
 
     return _draw_grid(names, [[f"chunk {c + 1}" for c in range(chunks)], names], kind)
-
-
-def _question_names(chunks: int) -> list[str]:
-    return [f"Q{c + 1}{letter}" for c in range(chunks) for letter in "ab"]
 
 
 _SQUARES = {  # kind -> fill, hatch, text, text's colour

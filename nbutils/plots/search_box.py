@@ -100,19 +100,15 @@ def _excerpt(text: str, question: str, characters: int) -> str:
 
     text = re.sub(r"(?:[._] ?){4,}", "… ", " ".join(text.split()))
     words = [word for word in re.findall(r"\w{3,}|\d+", question) if word.lower() not in STOPWORDS_EN_PLUS]
-    pattern = re.compile(rf"\b(?:{'|'.join(words)})\b", re.IGNORECASE) if words else None
-    places = [match.start() for match in pattern.finditer(text)] if pattern else []
+    pattern = re.compile(rf"\b({'|'.join(words)})\b" if words else "((?!))", re.IGNORECASE)
+    places = [match.start() for match in pattern.finditer(text)]
     best = max(places, key=lambda start: sum(start <= place < start + characters - 60 for place in places), default=0)
     start = max(0, min(best - 60, len(text) - characters))
     if start:
         start = text.rfind(" ", 0, start) + 1
-    piece = text[start : start + characters]
-    shown, last = [], 0
-    for match in pattern.finditer(piece) if pattern else ():
-        shown += [html.escape(piece[last : match.start()]), f"<mark>{html.escape(match[0])}</mark>"]
-        last = match.end()
-    shown.append(html.escape(piece[last:]))
-    return ("…" if start else "") + "".join(shown) + ("…" if start + characters < len(text) else "")
+    parts = map(html.escape, pattern.split(text[start : start + characters]))  # text, word, text, word, …
+    shown = "".join(f"<mark>{part}</mark>" if number % 2 else part for number, part in enumerate(parts))
+    return ("…" if start else "") + shown + ("…" if start + characters < len(text) else "")
 
 
 def search_box(
