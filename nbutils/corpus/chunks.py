@@ -93,17 +93,8 @@ def load_corpus(
 def load_documents(files: Files, **reading) -> "list[Document]":
     """Read files into one document per page (PDF) or per file (everything else).
 
-    Drop-in for `SimpleDirectoryReader(input_files=files).load_data()`.
-
-    Args:
-        files: as for `load_corpus`.
-        reading: `on_unreadable`, `left_out`, `passed_over`, `download_folder`, `max_megabytes`, `cache`, as there.
-
-    Returns:
-        Documents in order; a PDF page without text is a document with the text "".
-
-    Raises:
-        UserError: there is nothing to read, or no file can be read.
+    Drop-in for `SimpleDirectoryReader(input_files=files).load_data()`. Arguments and errors are those of `load_corpus`,
+    but for those about splitting. A PDF page without text is a document with the text "".
     """
     from llama_index.core.schema import Document
 
@@ -171,8 +162,7 @@ def _splitter(chunk_size: int, chunk_overlap: int | None, options: dict):
 
     if chunk_size < 16:
         raise UserError(f"chunk_size is {chunk_size}; it must be at least 16 tokens.")
-    if chunk_overlap is None:
-        chunk_overlap = min(200, chunk_size // 5)
+    chunk_overlap = min(200, chunk_size // 5) if chunk_overlap is None else chunk_overlap
     if not 0 <= chunk_overlap < chunk_size:
         raise UserError(f"chunk_overlap is {chunk_overlap}; it must be at least 0 and below chunk_size ({chunk_size}).")
     # LlamaIndex's own two defaults, without what they look for on the disk or the network: NLTK's data, which the
@@ -200,11 +190,7 @@ def _tokens() -> Callable[[str], list[int]]:
 
 
 def check_header(header: str | Sequence[str]) -> list[str]:
-    """Return the parts of a chunk's header in a list.
-
-    Raises:
-        UserError: a part that is none of "file", "title" and "section"; it names CHUNK_HEADER.
-    """
+    """Return the parts of a chunk's header in a list; a UserError names CHUNK_HEADER where there is no such part."""
     parts = [part for part in ([header] if isinstance(header, str) else header or ()) if part not in ("", "none")]
     for part in parts:
         if part not in ("file", "title", "section"):
@@ -254,33 +240,20 @@ def _linked(rows: Iterable[tuple[str, str, dict]]) -> "list[TextNode]":
 
 
 def save_corpus(nodes: "Sequence[TextNode]", path: str | Path) -> Path:
-    """Write chunks to a JSON file, whole or not at all: a list of `{"id", "text", "metadata"}`, with no time in it.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write chunks to a JSON file, a list of `{"id", "text", "metadata"}`; UserError where it cannot be written."""
     rows = [{"id": node.id_, "text": node.text, "metadata": node.metadata} for node in nodes]
     return write_atomic(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 
 
 def check_size(nodes: "Sequence[TextNode]", parameter: str) -> None:
-    """Make sure that there is something to search.
-
-    Raises:
-        UserError: fewer than 2 chunks; the message names `parameter`.
-    """
+    """Raise a UserError that names `parameter` where there are fewer than 2 chunks, too few to search."""
     if len(nodes) < 2:
-        raise UserError(
-            f"{parameter} gives {len(nodes)} chunk(s); searching needs 2 or more. Add longer documents or lower CHUNK_SIZE."
-        )
+        advice = "Add longer documents or lower CHUNK_SIZE."
+        raise UserError(f"{parameter} gives {len(nodes)} chunk(s); searching needs 2 or more. {advice}")
 
 
 def read_corpus(path: str | Path) -> "list[TextNode]":
-    """Read the chunks that `save_corpus` wrote.
-
-    Raises:
-        UserError: there is no such file, or it is not a saved corpus.
-    """
+    """Read the chunks that `save_corpus` wrote; UserError where there is no such file, or it is something else."""
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(rows, list):

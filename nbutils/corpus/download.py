@@ -84,13 +84,12 @@ def _fetch(url: str, limit: int, timeout: float, retries: int, backoff: float) -
                 with session.get(url, stream=True, timeout=timeout, headers={"User-Agent": agent}) as response:
                     begun = True
                     headers = Message()
-                    for name in response.headers.keys() & {"Content-Type", "Content-Disposition"}:
-                        headers[name] = response.headers[name]
+                    headers["Content-Type"] = response.headers.get("Content-Type", "application/octet-stream")
+                    headers["Content-Disposition"] = response.headers.get("Content-Disposition", "")
                     return _body(response, url, limit), headers
             except OSError as error:  # requests' own errors are OSErrors too
                 if not begun or attempt == retries:  # urllib3 has tried again unless the answer had begun
                     raise UserError(f"Cannot download {url}: {_trouble(error, timeout)}") from error
-    raise AssertionError
 
 
 def _body(response, url: str, limit: int) -> bytes:
@@ -119,8 +118,6 @@ def _trouble(error: Exception, timeout: float) -> str:
         return "the proxy does not answer. Check the environment variables HTTPS_PROXY and HTTP_PROXY."
     if isinstance(error, exceptions.SSLError):
         return "its certificate is not trusted. Name your organisation's certificates by REQUESTS_CA_BUNDLE."
-    if isinstance(error, exceptions.InvalidURL | exceptions.TooManyRedirects | ValueError):
-        return f"{type(error).__name__}. Check the address."
     if not isinstance(error, exceptions.RequestException):
         return f"{error}. Check the environment variable REQUESTS_CA_BUNDLE."
     if isinstance(error, exceptions.Timeout) or "Read timed out" in str(error):
@@ -138,10 +135,9 @@ def _as_utf8(data: bytes, charset: str) -> bytes:
 
 def _content_suffix(url: str, data: bytes, headers: Message) -> str:
     """Return the suffix for what came, after making sure that it is what the address or the server says it is."""
-    names = (urllib.parse.urlsplit(url).path, headers.get_filename(""))
-    named = [suffix for name in names if (suffix := Path(name).suffix.lower()) in SUFFIXES]
-    by_type = CONTENT_TYPES.get(headers.get_content_type() if "Content-Type" in headers else "")
-    expected = next(iter(named), by_type)
+    suffixes = [Path(name).suffix.lower() for name in (urllib.parse.urlsplit(url).path, headers.get_filename(""))]
+    named = [suffix for suffix in suffixes if suffix in SUFFIXES]
+    expected = next(iter(named), CONTENT_TYPES.get(headers.get_content_type()))
     expected = ".html" if expected == ".htm" else expected
     if not data:
         raise UserError(f"{url} sent an empty file. Check the address.")

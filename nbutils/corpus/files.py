@@ -207,10 +207,8 @@ def _files_hash(value: "str | Path | Iterable[str | Path]") -> str:
 def check_disjoint(train_files: Files, val_files: Files, *, download_folder: str | Path | None = None) -> None:
     """Refuse a file that is given for training and for validation, be it under two names.
 
-    Args:
-        train_files, val_files: as for `load_corpus`; there may be no `val_files`. URLs are compared by address, and by
-            content where both were downloaded before.
-        download_folder: where files from URLs are kept; default is `core.download_folder()`.
+    The arguments are those of `load_corpus`; there may be no `val_files`. URLs are compared by address, and by content
+    where both were downloaded before.
 
     Raises:
         UserError: the same file stands in both, naming it as given in each.

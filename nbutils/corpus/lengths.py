@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 def chunk_lengths(nodes: "Sequence[TextNode]", tokenizer) -> "pd.Series":
     """Return the tokens of each chunk's text, without special tokens, as a Series indexed by chunk id.
 
-    Args:
-        nodes: n chunks.
-        tokenizer: a Hugging Face tokenizer, or a model name as for `nbutils.models.names.load_tokenizer`.
+    The tokenizer is one of Hugging Face, or a model name as for `nbutils.models.names.load_tokenizer`.
     """
     import pandas as pd
 
@@ -33,7 +31,7 @@ def corpus_summary(nodes: "Sequence[TextNode]", tokenizer, max_seq_length: int) 
 
     Args:
         nodes: the chunks.
-        tokenizer: a Hugging Face tokenizer, or a model name as for `nbutils.models.names.load_tokenizer`.
+        tokenizer: as for `chunk_lengths`.
         max_seq_length: tokens the model reads of a text, its special tokens among them.
 
     Returns:
@@ -64,8 +62,6 @@ def corpus_summary(nodes: "Sequence[TextNode]", tokenizer, max_seq_length: int) 
 
 
 def _tokenizer(tokenizer):
-    if not isinstance(tokenizer, str | Path):
-        return tokenizer
     from nbutils.models.names import load_tokenizer
 
-    return load_tokenizer(tokenizer)
+    return load_tokenizer(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer

@@ -43,12 +43,10 @@ def section_at(sections: list[Section], position: int) -> str:
 
 
 def locate(texts: list[str], headings: list[tuple[int, str]]) -> list[list[Section]]:
-    """Return for each page where its sections begin; the first goes on from the page before.
+    """Return for each page's text where its sections begin; the first goes on from the page before.
 
-    Args:
-        texts: the text of each page.
-        headings: page (from 0) and heading, in reading order. One that is not found as the beginning of a line begins
-            with its page where nothing else does.
+    Headings come with their pages (from 0), in reading order. One that is not found as the beginning of a line begins
+    with its page where nothing else does.
     """
     located, current = [], ""
     for page, text in enumerate(texts):
@@ -66,7 +64,7 @@ def locate(texts: list[str], headings: list[tuple[int, str]]) -> list[list[Secti
 
 def markdown_headings(text: str) -> list[str]:
     """Return the headings of a Markdown text, underlined ones too, but for front matter and lines of code."""
-    text = re.sub(r"\A---\n.*?^---$|^[ \t]*(```|~~~).*?^[ \t]*\1", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"\A---\n.*?^---$|^[ \t]*(`{3,}|~{3,}).*?^[ \t]*\1", "", text, flags=re.MULTILINE | re.DOTALL)
     found = re.finditer(r"^ {0,3}#{1,6}[ \t]+(.+?)[ \t]*#*$|^(\S.*)\n(?:=+|-{3,})$", text, re.MULTILINE)
     return [match[1] or match[2] for match in found]
 
@@ -87,12 +85,14 @@ def text_and_lines(page, number: int) -> tuple[str, list[Line]]:
     """Return the text of pypdfium2's page, and its lines with the look of their type."""
     text_page = page.get_textpage()
     text = text_page.get_text_range()
-    lines, position = [], 0
+    lines, position = [], 0  # which counts letters beyond the basic plane twice, as PDFium does
     for line in text.split("\n"):
         if shown := line.strip():
             first = position + line.index(shown[0])
+            position += sum(letter > "\uffff" for letter in line)
+            last = position + line.rindex(shown[-1])
             look = _look(text_page, first)
-            lines.append(Line(number, shown, *look, look == _look(text_page, first + len(shown) - 1)))
+            lines.append(Line(number, shown, *look, look == _look(text_page, last)))
         position += len(line) + 1
     return text, lines
 

@@ -19,11 +19,7 @@ Page = tuple[str | None, dict, list[outline.Section]]  # text (None where the pa
 
 
 def read_pages(path: Path, cache: str | Path | None = None) -> list[Page]:
-    """Return the pages of a PDF, or the whole file as one page for other types.
-
-    Args:
-        path: the file.
-        cache: a folder that keeps what was read, by content; default is none.
+    """Return the pages of a PDF, or the whole file as one page; what was read is kept in the folder `cache`.
 
     Returns:
         For each page its text (None where it is damaged); `page` and `page_label` (PDF) and `title` where one is known;
@@ -244,10 +240,8 @@ def _guess(data: bytes) -> str:
     """Return the encoding in which a text reads best."""
     from charset_normalizer import from_bytes
 
-    candidates = [
-        "cp1252", "cp1250", "cp1251", "cp1255", "koi8_r", "cp1253", "cp1254", "cp1256", "cp866", "euc_kr", "gb18030",
-        "big5", "euc_jp", "shift_jis", "cp874",
-    ]  # fmt: skip
+    pages = "cp1252 cp1250 cp1251 cp1255 koi8_r cp1253 cp1254 cp1256 cp866 euc_kr gb18030 big5 euc_jp shift_jis cp874"
+    candidates = pages.split()
     # A name or a price in an English text tells nothing about languages: that is what Windows writes.
     few = len(set(re.findall(rb"\S*[\x80-\xff]\S*", data))) < 4 and sum(byte > 127 for byte in data) < len(data) / 4
     found = [] if few else from_bytes(data, cp_isolation=candidates)

@@ -35,7 +35,8 @@ def split_corpus(
     """
     if not 0 < validation_share < 1:
         raise UserError(f"validation_share is {validation_share}; it must lie between 0 and 1, for example 0.3.")
-    units = _units(nodes)
+    pages = itertools.groupby(nodes, lambda node: source_id(node.metadata) if node.metadata.get("page") else node.id_)
+    units = [list(page) for _, page in pages]
     if len(units) == 1:
         units = [[node] for node in nodes]
     if len(units) < 2:
@@ -64,12 +65,6 @@ def split_corpus(
     if not train:
         raise UserError("No training chunk is left that shares no text with validation. Add a longer document.")
     return train, validation
-
-
-def _units(nodes: "Sequence[TextNode]") -> "list[list[TextNode]]":
-    """Group neighbouring chunks of the same page; a chunk of a document without pages stands alone."""
-    pages = itertools.groupby(nodes, lambda node: source_id(node.metadata) if node.metadata.get("page") else node.id_)
-    return [list(unit) for _, unit in pages]
 
 
 def _cut(units: "list[list[TextNode]]", blocks: int) -> "list[list[TextNode]]":

@@ -49,14 +49,22 @@ class Server(http.server.BaseHTTPRequestHandler):
             "/word.docx": (draw_docx("A letter"), "application/octet-stream"),
             "/image.png": (b"\x89PNG", "image/png"),
             "/empty.pdf": (b"", "application/pdf"),
+            "/typed/wrongly": (self.PDF, "text/html"),
+            "/latin2": ("<html><p>Příliš žluťoučký kůň".encode("iso-8859-2"), "text/html; charset=ISO-8859-2"),
+            "/utf8": ("<html><p>Příliš žluťoučký kůň".encode(), "text/html; charset=ISO-8859-1"),
         }
-        if path in pages:
-            return self.answer(*pages[path])
+        named = {
+            "/files/17": (b"# Fares", "application/octet-stream", 200, 'attachment; filename="fares.md"'),
+            "/files/18": (draw_docx("A letter"), "application/zip", 200, "attachment; filename*=UTF-8''f%C3%A9.docx"),
+        }
+        if path in pages | named:
+            return self.answer(*(pages | named)[path])
         return self.answer(b"<html>nothing here</html>", "text/html", 404)
 
-    def answer(self, body, content_type="text/plain", status=200):
+    def answer(self, body, content_type="text/plain", status=200, disposition="inline"):
         self.send_response(status)
-        self.send_header("Content-Type", content_type)
+        self.send_header("content-type", content_type)
+        self.send_header("Content-Disposition", disposition)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -99,7 +107,16 @@ def test_downloads_count_for_check_disjoint(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "suffix"), [("download", ".pdf"), ("page", ".html"), ("notes.txt", ".txt"), ("word.docx", ".docx")]
+    ("path", "suffix"),
+    [
+        ("download", ".pdf"),
+        ("page", ".html"),
+        ("notes.txt", ".txt"),
+        ("word.docx", ".docx"),
+        ("files/17", ".md"),
+        ("files/18", ".docx"),
+        ("typed/wrongly", ".pdf"),
+    ],
 )
 def test_download_names_what_came(server, tmp_path, path, suffix):
     file = download(f"{server.url}/{path}", tmp_path)
@@ -155,3 +172,8 @@ def test_unreachable_server(tmp_path):
         download("http://127.0.0.1:9/a.pdf", tmp_path, retries=1, backoff=0.01)
     with pytest.raises(UserError, match="Cannot download http://"):
         download("http://:80/a.pdf", tmp_path, retries=0)
+
+
+@pytest.mark.parametrize("path", ["latin2", "utf8"])
+def test_the_encoding_that_the_server_names_is_kept_unless_it_is_wrong(server, tmp_path, path):
+    assert load_corpus(f"{server.url}/{path}", download_folder=tmp_path)[0].text == "Příliš žluťoučký kůň"

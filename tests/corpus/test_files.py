@@ -36,7 +36,13 @@ def test_a_file_name_may_look_like_a_glob(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "says"), [([], "No files were given"), ([""], "file name is empty"), ("ftp://x.org/a.pdf", "only http")]
+    ("files", "says"),
+    [
+        ([], "No files were given"),
+        (None, "No files were given"),
+        ([""], "file name is empty"),
+        ("ftp://x.org/a.pdf", "only http"),
+    ],
 )
 def test_bad_names(files, says):
     with pytest.raises(UserError, match=says):
@@ -182,3 +188,17 @@ def test_the_digest_follows_names_and_contents_behind_a_pattern(tmp_path, monkey
         file.rename(file.with_name("0.txt"))
         digests.append(_files_hash(pattern))
     assert len(set(digests)) == len(digests)
+
+
+def test_a_glob_finds_suffixes_in_capitals(tmp_path):
+    (tmp_path / "A.PDF").write_text("text")
+    assert [path.name for path in find_files(tmp_path / "*.pdf")] == ["A.PDF"]
+
+
+def test_a_hidden_file_that_is_named_is_read(tmp_path):
+    (tmp_path / ".notes.txt").write_text("text")
+    assert [path.name for path in find_files(tmp_path / ".notes.txt")] == [".notes.txt"]
+
+
+def test_addresses_that_differ_after_the_hash_are_one_document():
+    assert find_files(["https://x.org/a.pdf#page=3", "https://x.org/a.pdf"]) == ["https://x.org/a.pdf"]

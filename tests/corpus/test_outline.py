@@ -51,6 +51,12 @@ def test_markdown(tmp_path):
     assert markdown_headings("#hashtag\n    # code\n") == []
 
 
+def test_front_matter_and_indented_code_hold_no_headings():
+    text = "---\ntitle: The fares\n---\n# Fares\n- do\n  ```sh\n  # a comment\n  ```\n````\n```\n# no\n```\n````\n## Fuel\n"
+    assert markdown_headings(text) == ["Fares", "Fuel"]
+    assert markdown_headings("---\n\nA rule above and below\n\n---\n# Fares\n") == ["Fares"]
+
+
 def test_html(tmp_path):
     path = tmp_path / "a.html"
     path.write_text(

@@ -501,6 +501,24 @@ WORD_FILES = {
         ),
         ["The fare[1]", "Without tax"],
     ),
+    "words in wrappers": (  # simple fields, ruby and equations
+        docx_of(
+            "<w:p><w:r><w:t>See page </w:t></w:r><w:fldSimple w:instr='PAGEREF x'><w:r><w:t>12</w:t></w:r></w:fldSimple>"
+            "<w:r><w:t>: </w:t></w:r><m:oMath xmlns:m='urn:math'><m:r><m:t>E=m</m:t></m:r><m:sSup><m:e><m:r><m:t>c</m:t>"
+            "</m:r></m:e><m:sup><m:r><m:t>2</m:t></m:r></m:sup></m:sSup><m:f><m:num><m:r><m:t>k</m:t></m:r></m:num><m:den>"
+            "<m:r><m:t>n</m:t></m:r></m:den></m:f></m:oMath><w:r><w:ruby><w:rt><w:r><w:t>kan</w:t></w:r></w:rt><w:rubyBase>"
+            "<w:r><w:t>漢</w:t></w:r></w:rubyBase></w:ruby></w:r></w:p>"
+        ),
+        ["See page 12: E=mc2k/n漢"],
+    ),
+    "styles and lists without attributes": (
+        docx_of(
+            paragraph("<w:t>Nine crowns</w:t>"),
+            styles="<w:style w:styleId='x'><w:name w:val='X'/></w:style>",
+            numbering="<w:abstractNum w:abstractNumId='0'><w:lvl w:ilvl='0'><w:numFmt/></w:lvl></w:abstractNum>",
+        ),
+        ["Nine crowns"],
+    ),
     "text box": (
         docx_of(
             "<w:p><w:r><mc:AlternateContent><mc:Choice Requires='wps'><wps:txbx><w:txbxContent>" + BOX
@@ -550,3 +568,54 @@ def test_letters_beyond_the_basic_plane(tmp_path):
 def test_no_line_of_a_filing_is_made_of_dots(name):
     lines = [line for document in load_documents(FILINGS / name) for line in document.text.split("\n")]
     assert not [line for line in lines if line.count(".") > len(line) / 4 and len(line) > 8]
+
+
+def raw_pdf(content: bytes, *objects: bytes, fonts: bytes = b"/F1 5 0 R", page: bytes = b"") -> bytes:
+    """A PDF of one page with this content; `objects` are numbered from 6 on."""
+    objects = (
+        b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R %s /Resources << /Font << %s >> >> >>"
+        % (page, fonts), stream(content), b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica-Bold >>", *objects,
+    )  # fmt: skip
+    data, places = b"%PDF-1.7\n", []
+    for number, each in enumerate(objects, 1):
+        places.append(len(data))
+        data += b"%d 0 obj\n%s\nendobj\n" % (number, each)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    data += b"xref\n0 %d\n0000000000 65535 f \n%%strailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%%%%%EOF\n" % (
+        len(objects) + 1, len(objects) + 1, len(data),
+    ) % table  # fmt: skip
+    return data
+
+
+def stream(content: bytes, entries: bytes = b"") -> bytes:
+    return b"<< /Length %d %s >>\nstream\n%s\nendstream" % (len(content), entries, content)
+
+
+def test_a_remark_typed_into_a_pdf_is_read(tmp_path):
+    shown = b"/Type /XObject /Subtype /Form /BBox [0 0 200 20] /Resources << /Font << /F1 5 0 R >> >>"
+    data = raw_pdf(
+        b"BT /F1 12 Tf 72 700 Td (The body) Tj ET",
+        b"<< /Type /Annot /Subtype /FreeText /Rect [72 500 272 520] /DA (/F1 10 Tf) /F 4 /AP << /N 7 0 R >> >>",
+        stream(b"BT /F1 10 Tf 2 5 Td (A typed remark) Tj ET", shown),
+        page=b"/Annots [6 0 R]",
+    )
+    (tmp_path / "a.pdf").write_bytes(data)
+    assert load_documents(tmp_path / "a.pdf")[0].text == "The body\nA typed remark"
+
+
+def test_a_heading_after_letters_beyond_the_basic_plane_is_found(tmp_path):
+    codes = (
+        b"/CIDInit /ProcSet findresource begin 12 dict begin begincmap 1 begincodespacerange <00> <FF> endcodespacerange "
+        b"1 beginbfchar <78> <D835DC65> endbfchar 1 beginbfrange <20> <77> <0020> endbfrange endcmap end end"
+    )
+    data = raw_pdf(
+        b"BT /F2 10 Tf 72 700 Td (xxxxxxxxxxxxxxxxxxxx) Tj 0 -14 Td (Plain words of the body) Tj ET "
+        b"BT /F1 16 Tf 72 640 Td (Costs of fuel) Tj ET BT /F2 10 Tf 72 620 Td (Fuel cost nine crowns) Tj ET",
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding /ToUnicode 7 0 R >>",
+        stream(codes),
+        fonts=b"/F1 5 0 R /F2 6 0 R",
+    )
+    (tmp_path / "a.pdf").write_bytes(data)
+    node = load_corpus(tmp_path / "a.pdf", chunk_size=16, chunk_overlap=0)[-1]
+    assert node.text.endswith("cost nine crowns") and node.metadata["section"] == "Costs of fuel"
