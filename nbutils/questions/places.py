@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urldefrag
+from urllib.parse import unquote
 
 from nbutils.questions.tables import Row
 
@@ -199,9 +199,8 @@ def _file_and_pages(row: Row) -> tuple[str, str]:
     file, pages = row.cell("file"), row.cell("page")
     if "/" in pages:  # search consoles call a link a page
         file, pages = file or pages, ""
-    address, fragment = urldefrag(file)
-    found = re.search(r"\bpage=(\d+)", fragment)
-    return (address if found else file), pages or (found[1] if found else "")
+    address, page = re.match(r"([^#]*)(?:#.*\bpage=(\d+).*)?", file).groups()
+    return (address if page else file), pages or page or ""
 
 
 def _parts(name: str) -> tuple[str, ...]:
