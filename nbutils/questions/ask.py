@@ -162,7 +162,7 @@ class Asker:
             if fault.kind in ("wait", "anew"):  # costs nothing
                 answer.calls -= 1
                 budget.spend(-1, 0)
-            raise fault from error
+            raise fault from (None if fault is error else error)
         finally:
             budget.spend(0, used - reserved)
 
@@ -203,7 +203,7 @@ class Asker:
         self.out_of_budget |= fault.kind == "budget"
         if fault.kind == "stop":
             raise GenerationError(f"The LLM refused: {fault.reason}")
-        if self.out_of_budget and not answer.calls:
+        if fault.kind == "budget" and not answer.calls:
             return
         if fault.kind == "drop":
             answer.dropped = fault.reason
