@@ -222,10 +222,11 @@ class Asker:
         self._finished += 1
 
     def _count(self, answer: Answer, request: Request, reply) -> int:
-        counted = tokens_of(reply)
-        answer.estimated |= counted is None
-        estimate = request.tokens or self.count_tokens(request.prompt), self.count_tokens(text_of(reply))
-        tokens_in, tokens_out = counted or estimate
+        tokens_in, tokens_out = tokens_of(reply) or (0, 0)
+        if not tokens_in:
+            answer.estimated = True
+            tokens_in = request.tokens or self.count_tokens(request.prompt)
+            tokens_out = self.count_tokens(text_of(reply))
         answer.tokens_in += tokens_in
         answer.tokens_out += tokens_out
         self._tokens += tokens_in + tokens_out
