@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
@@ -64,6 +64,7 @@ class Asker:
         self.timeout = settings.timeout or client_timeout(self.llm)
         self.count_tokens, self.empty_is_answer = count_tokens, empty_is_answer
         self.out_of_budget = False
+        self._threads = ThreadPoolExecutor(settings.concurrency)
         self._random = random.Random(settings.seed)
         self._tokens, self._note, self._finished = 0, "", 0
         self._successes = self._failed_in_row = 0
@@ -102,7 +103,6 @@ class Asker:
 
     async def _ask_all(self, requests: list[Request], ended: threading.Event) -> None:
         room = asyncio.Semaphore(self.settings.concurrency)
-        self._threads = asyncio.Semaphore(self.settings.concurrency)
 
         async def in_turn(request: Request) -> None:
             async with room:
@@ -162,7 +162,7 @@ class Asker:
             if fault.kind in ("wait", "anew"):  # costs nothing
                 answer.calls -= 1
                 budget.spend(-1, 0)
-            raise fault from error
+            raise fault from (None if fault is error else error)
         finally:
             budget.spend(0, used - reserved)
 
@@ -203,7 +203,7 @@ class Asker:
         self.out_of_budget |= fault.kind == "budget"
         if fault.kind == "stop":
             raise GenerationError(f"The LLM refused: {fault.reason}")
-        if self.out_of_budget and not answer.calls:
+        if fault.kind == "budget" and not answer.calls:
             return
         if fault.kind == "drop":
             answer.dropped = fault.reason
@@ -222,10 +222,11 @@ class Asker:
         self._finished += 1
 
     def _count(self, answer: Answer, request: Request, reply) -> int:
-        counted = tokens_of(reply)
-        answer.estimated |= counted is None
-        estimate = request.tokens or self.count_tokens(request.prompt), self.count_tokens(text_of(reply))
-        tokens_in, tokens_out = counted or estimate
+        tokens_in, tokens_out = tokens_of(reply) or (0, 0)
+        if not tokens_in:
+            answer.estimated = True
+            tokens_in = request.tokens or self.count_tokens(request.prompt)
+            tokens_out = self.count_tokens(text_of(reply))
         answer.tokens_in += tokens_in
         answer.tokens_out += tokens_out
         self._tokens += tokens_in + tokens_out
@@ -234,8 +235,8 @@ class Asker:
     async def _call(self, llm, prompt: str):
         if _is_async(llm):
             return await llm.acomplete(prompt)
-        await self._threads.acquire()  # one that hangs keeps its place, so that never more are at work than allowed
-        return await _in_thread(lambda: llm.complete(prompt), self._threads.release)
+        # a call that hangs keeps its thread, so that never more are at work than allowed
+        return await asyncio.get_running_loop().run_in_executor(self._threads, llm.complete, prompt)
 
 
 @functools.cache
@@ -244,22 +245,6 @@ def _loop(process: int) -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="nbutils-asking", daemon=True).start()
     return loop
-
-
-async def _in_thread(function: Callable, when_done: Callable[[], None]):
-    """Await a blocking call in a daemon thread, so that one that hangs holds up neither the others nor the exit."""
-    loop, result = asyncio.get_running_loop(), Future()
-    result.set_running_or_notify_cancel()  # from here on nobody can cancel it
-    result.add_done_callback(lambda _: loop.call_soon_threadsafe(when_done))
-
-    def work() -> None:
-        try:
-            result.set_result(function())
-        except BaseException as error:
-            result.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
-
-    threading.Thread(target=work, daemon=True).start()
-    return await asyncio.wrap_future(result)
 
 
 def _is_async(llm) -> bool:

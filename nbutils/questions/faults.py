@@ -135,7 +135,7 @@ def _status(error: BaseException) -> int | None:
 
 def retry_after(error: BaseException) -> float | None:
     """Return the seconds that a server asks to wait, as seconds, milliseconds or a date."""
-    headers = _get(_get(error, "response"), "headers") or _get(error, "headers") or {}
+    headers = _get(_get(error, "response") or error, "headers") or {}
     for name, read in (
         ("retry-after-ms", lambda value: float(value) / 1000),
         ("retry-after", float),

@@ -66,21 +66,21 @@ def near_duplicates(texts: list[str], threshold: float) -> dict[int, int]:
     Source: Bayardo, Ma, Srikant: Scaling Up All Pairs Similarity Search, WWW 2007.
     """
     sets = [frozenset(words(text)) for text in texts]
+    numbers = [{word for word in found if word[0].isdigit()} for found in sets]
     counts = Counter(word for found in sets for word in found)
     holders: dict[str, list[int]] = defaultdict(list)
     repeats: dict[int, int] = {}
+
+    def alike(i: int, j: int) -> bool:
+        common = len(sets[i] & sets[j])
+        return numbers[i] == numbers[j] and common >= threshold * (len(sets[i]) + len(sets[j]) - common) - 1e-9
+
     for index, found in enumerate(sets):
         ordered = sorted(found, key=lambda word: (counts[word], word))
         prefix = ordered[: len(ordered) - math.ceil(threshold * len(ordered) - 1e-9) + 1]
-        numbers = {word for word in found if word[0].isdigit()}
-        candidates = sorted({other for word in prefix for other in holders[word]})
-        for other in candidates:
-            common = len(found & sets[other])
-            if common >= threshold * (len(found) + len(sets[other]) - common) - 1e-9 and numbers == {
-                word for word in sets[other] if word[0].isdigit()
-            }:
-                repeats[index] = other
-                break
+        earlier = sorted({other for word in prefix for other in holders[word] if alike(index, other)})
+        if earlier:
+            repeats[index] = earlier[0]
         else:
             for word in prefix:
                 holders[word].append(index)

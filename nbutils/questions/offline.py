@@ -1,6 +1,7 @@
 """Queries for a text without a language model: its own sentences, and its rarest phrases as keywords."""
 
 import hashlib
+import itertools
 import random
 import re
 from collections.abc import Iterable
@@ -73,11 +74,9 @@ class OfflineQuestionWriter(CustomLLM):
             if self.examples:
                 by_chance = random.Random(f"{self.seed}:{position}:{key}").random() < self._wording.keyword_share
                 kind = "keywords" if by_chance else "sentence"
-            for pool in (pools[kind], *pools.values()):
-                query = next((query for query in pool if query.casefold() not in written), "")
-                if query:
-                    written[query.casefold()] = query
-                    break
+            candidates = itertools.chain(pools[kind], *pools.values())
+            if query := next((query for query in candidates if query.casefold() not in written), ""):
+                written[query.casefold()] = query
         return list(written.values())
 
 

@@ -7,7 +7,6 @@ from nbutils.questions.prompts import QUESTION_STYLES
 
 _THOUGHTS = "think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis"
 _ASKS = ("?", "？", "؟")
-_STOPS = (".", "!", "。", "！", "…", "।", ",")
 _QUOTED = re.compile(r"""(["'“„«`‘「\[])((?:(?!\1)[^“”»」\]]|(?<=\w)'(?=\w))+)["'“”»`’」\]][,;]*""")
 # a question by its name in some languages
 _NAME = (
@@ -29,17 +28,13 @@ _ANSWER = re.compile(
     re.IGNORECASE,
 )
 _NOTHING = re.compile(r"\W*(?:none|n/?a|null|无|no (?:\w+ )?(?:questions?|queries))\W*", re.IGNORECASE)
-# how a sentence begins that speaks to whoever asked
-_CHATTER = re.compile(
+_CHATTER = re.compile(  # a sentence that speaks to whoever asked, or offers more
     r"(?:sure|certainly|of course|absolutely|okay|here (?:are|is)|below are|the following|i hope|i can(?:no|['’])t|i kept"
     r"|i am unable|i['’]m sorry|sorry,|as an ai|unfortunately|let me know|feel free|note:|thank you|there is nothing"
     r"|(?:both|all|each|these)(?: of)?(?: the| these)? (?:\w+ )?(?:questions?|queries)|no (?:\w+ )?(?:questions?|queries)"
-    r"|the (?:passage|text|excerpt|document) (?:is|does|holds|contains|only)|es gibt keine)(?![\w-])",
-    re.IGNORECASE,
-)
-_OFFER = re.compile(
-    r"(?:would you like|do you (?:want|need)|shall i|should i|could you (?:please )?provide|möchten sie|voulez-vous)\b"
-    r".*(?:questions?|queries|fragen|passage|text)\W*$",
+    r"|the (?:passage|text|excerpt|document) (?:is|does|holds|contains|only)|es gibt keine)(?![\w-]).*[.!。！…।,]"
+    r"|(?:would you like|do you (?:want|need)|shall i|should i|could you (?:please )?provide|möchten sie|voulez-vous)\b.*"
+    r"(?:questions?|queries|fragen|passage|text)\W*",
     re.IGNORECASE,
 )
 _LEAD = r"\s*(?:[-*+•>]\s+|#{1,6}\s+)*"
@@ -181,11 +176,8 @@ def _is_chatter(line: str) -> bool:
     """Whether a line is blank, an answer, part of a table, or speaks to whoever asked."""
     bare = line.strip("*_#>()[]¡ ")
     exclaims = bare.endswith(("!", "！")) and len(bare.split()) < 4
-    speaks = exclaims or (_CHATTER.match(bare) and bare.endswith(_STOPS))
-    return bool(
-        not bare or bare.endswith((":", "：")) or bare.startswith("|") or speaks
-        or _ANSWER.match(bare) or _NOTHING.fullmatch(bare) or _OFFER.match(bare)
-    )  # fmt: skip
+    told = _CHATTER.fullmatch(bare) or _NOTHING.fullmatch(bare) or _ANSWER.match(bare)
+    return bool(not bare or exclaims or told or bare[0] == "|" or bare[-1] in ":：")
 
 
 def _clean(raw: str) -> str:

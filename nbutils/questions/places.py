@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urldefrag
+from urllib.parse import unquote
 
 from nbutils.models.search import UNSPACED
 from nbutils.questions.tables import Row
@@ -84,7 +84,8 @@ class Places:
     def __init__(self, nodes: "Sequence[TextNode]", by: str = "quote", document: str | None = None, answers=False):
         self.by, self.document, self.answers = by, document, answers
         self.sources = {node.node_id: source(node) for node in nodes}
-        self.files = dict.fromkeys(file for file, _ in self.sources.values())
+        self.file = {chunk: file for chunk, (file, _) in self.sources.items()}
+        self.files = dict.fromkeys(self.file.values())
         self.words = {node.node_id: plain_words(node.get_content()) for node in nodes}
         # without spaces, since a hyphen at a line's end may or may not belong to the word
         self.solid = {chunk: "".join(words) for chunk, words in self.words.items()}
@@ -157,7 +158,7 @@ class Places:
     def _by_quote(self, quote: str, file: str | None = None) -> list[str]:
         """Return the chunks that hold the quote: whole, cut by borders between chunks, or most of its word triples."""
         wanted = plain_words(quote)
-        chunks = [chunk for chunk, (name, _) in self.sources.items() if file in (None, name)]
+        chunks = [chunk for chunk, name in self.file.items() if file in (None, name)]
         solid, phrase = "".join(wanted), f" {' '.join(wanted)} "
         if len(solid) < 12:  # too short to be found inside other words
             return [chunk for chunk in chunks if wanted and phrase in f" {' '.join(self.words[chunk])} "]
@@ -206,9 +207,8 @@ def _file_and_pages(row: Row) -> tuple[str, str]:
     file, pages = row.cell("file"), row.cell("page")
     if "/" in pages:  # search consoles call a link a page
         file, pages = file or pages, ""
-    address, fragment = urldefrag(file)
-    found = re.search(r"\bpage=(\d+)", fragment)
-    return (address if found else file), pages or (found[1] if found else "")
+    address, page = re.match(r"([^#]*)(?:#.*\bpage=(\d+).*)?", file).groups()
+    return (address if page else file), pages or page or ""
 
 
 def _parts(name: str) -> tuple[str, ...]:

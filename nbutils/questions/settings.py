@@ -57,9 +57,7 @@ NO_FILTERS = Filters(prose=False, min_words=0, max_words=10**9, self_contained=F
 
 
 class Budget:
-    """What may be spent, and what has been. Give one object to several calls, and they keep it together.
-
-    What earlier runs have paid for answers that are used again counts.
+    """What may be spent, and what has been, in earlier runs too. Give one object to several calls: they keep it together.
 
     Args:
         calls: calls of the LLM; 0 is no limit.
@@ -96,12 +94,7 @@ class Budget:
 
 
 class Prices(Settings):
-    """Prices of a million tokens, in your currency.
-
-    Args:
-        input: of tokens sent.
-        output: of tokens received.
-    """
+    """Prices of a million tokens sent (`input`) and received (`output`), in your currency."""
 
     input: float = Field(ge=0)
     output: float = Field(ge=0)

@@ -137,8 +137,9 @@ def _entries(data: object) -> list:
     """Return the rows of a JSON file; of a dataset of the walkthrough's form, each question with its passages."""
     if isinstance(data, list):
         return data
-    if not isinstance(data, dict) or not data.keys() >= {"queries", "corpus", "relevant_docs"}:
-        return _entries(data["questions"]) if isinstance(data, dict) and "questions" in data else [data]
+    data = data if isinstance(data, dict) else {"questions": [data]}
+    if not all(isinstance(data.get(name), dict) for name in ("queries", "corpus", "relevant_docs")):
+        return _entries(data.get("questions", [data]))
     entries: list = []
     for query, question in data["queries"].items():
         passages = [data["corpus"].get(chunk) for chunk in data["relevant_docs"].get(query) or [None]]
@@ -178,7 +179,7 @@ def _cells(text: str) -> list[tuple[int, object]]:
 
 def _with_header(frame: "pd.DataFrame", first: int, strict: bool) -> list[tuple[int, object]]:
     """Return the filled rows below the header by its names; if strict, of those with too many cells what is wrong."""
-    rows = [[str(cell).strip() for cell in row] for row in frame.fillna("").itertuples(index=False)]
+    rows = [[str(cell).strip() for cell in row] for row in frame.where(frame.notna(), "").itertuples(index=False)]
     (_, header), *filled = [(number, row) for number, row in enumerate(rows, first) if any(row)] or [(0, [])]
     many = "it has more cells than the header; put text that contains the delimiter in quotation marks"
     found: list[tuple[int, object]] = []
