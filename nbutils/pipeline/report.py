@@ -1,9 +1,11 @@
 """What people read of a run: report.html and the closing table."""
 
 import base64
+import contextlib
 import html
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from string import Template
@@ -67,8 +69,9 @@ def notebook_html(notebook: Path, title: str, *, opening: str = "", fold: bool =
         opening: HTML that stands before the notebook.
         fold: close every section but its heading.
     """
-    import nbformat
-    from nbconvert import HTMLExporter
+    with without_address_checks():
+        import nbformat
+        from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(
         template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True,
@@ -82,6 +85,19 @@ def notebook_html(notebook: Path, title: str, *, opening: str = "", fold: bool =
             section = f"<details><summary>{html.escape(heading)}</summary>{section}</details>"
         parts.append(section)
     return PAGE.substitute(title=html.escape(title), body="\n".join(parts))
+
+
+@contextlib.contextmanager
+def without_address_checks() -> Iterator[None]:
+    """Let the block import jsonschema without its optional check of addresses, whose grammar takes seconds to build."""
+    skipped = "rfc3987_syntax" not in sys.modules
+    if skipped:
+        sys.modules["rfc3987_syntax"] = None
+    try:
+        yield
+    finally:
+        if skipped:
+            sys.modules.pop("rfc3987_syntax", None)
 
 
 def _sections(notebook: "nbformat.NotebookNode") -> Iterator[tuple[str, list]]:

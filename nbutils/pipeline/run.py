@@ -27,7 +27,7 @@ from nbutils.pipeline.parameters import (
     read_profile,
     with_defaults,
 )
-from nbutils.pipeline.report import closing_table, write_report
+from nbutils.pipeline.report import closing_table, without_address_checks, write_report
 from nbutils.pipeline.steps import (
     CHAIN,
     MAKER,
@@ -316,7 +316,8 @@ def _end_leftovers(run: Run) -> None:
 
 def execute(notebook: str, run: Run, parameters: dict[str, Any], say: Callable[[str], None]) -> None:
     """Execute one notebook into the run's folder; the executed notebook is kept even when a cell fails."""
-    import papermill
+    with without_address_checks():
+        import papermill
 
     source = notebooks_folder() / f"{notebook}.ipynb"
     partial = run.path(f".{notebook}.partial.ipynb")

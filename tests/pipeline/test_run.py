@@ -158,3 +158,15 @@ def test_a_parameter_of_a_notebook_that_has_not_run_is_its_default(tmp_path):
     assert run.parameter("04_evaluate_models", "GOLD_QUESTIONS") == "auto"
     run.record("04_evaluate_models", parameters={"GOLD_QUESTIONS": "mine.csv"})
     assert run.parameter("04_evaluate_models", "GOLD_QUESTIONS") == "mine.csv"
+
+
+def test_what_executes_notebooks_loads_nothing_that_takes_seconds_and_is_not_needed():
+    code = """
+import sys
+from nbutils.pipeline import report, run, worker
+assert "huggingface_hub" not in sys.modules
+with report.without_address_checks():
+    import papermill, nbconvert
+assert "rfc3987_syntax" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
