@@ -28,16 +28,7 @@ from nbutils.pipeline.parameters import (
     with_defaults,
 )
 from nbutils.pipeline.report import closing_table, without_address_checks, write_report
-from nbutils.pipeline.steps import (
-    CHAIN,
-    MAKER,
-    STEPS,
-    before,
-    executions,
-    fingerprint,
-    is_current,
-    trouble,
-)
+from nbutils.pipeline.steps import CHAIN, MAKER, STEPS, before, executions, fingerprint, is_current, trouble
 
 if TYPE_CHECKING:
     import pandas as pd
