@@ -110,8 +110,12 @@ class Run:
         return next((path for path in both if path.exists()), self.folder / "model")
 
     def remove(self, *parts: str) -> None:
-        """Remove a folder that an earlier execution left, if it is there."""
-        shutil.rmtree(self.folder.joinpath(*parts), ignore_errors=True)
+        """Remove a folder that an earlier execution left, if it is there; of a link to one, the link alone."""
+        path = self.folder.joinpath(*parts)
+        if path.is_symlink():  # rmtree refuses it
+            path.unlink()
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
     def shown(self, *parts: str) -> str:
         """Return a path in the run's folder as people see it: from outputs/ on."""
