@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nbutils.core import UserError, outputs_root, write_atomic
 from nbutils.pipeline.batch import read_batch
 from nbutils.pipeline.parameters import FILE_PARAMETERS, check_name
-from nbutils.pipeline.report import notebook_html
+from nbutils.pipeline.report import notebook_html, scores
 from nbutils.pipeline.run import Run, execute
 from nbutils.pipeline.steps import CHAIN, trouble
 
@@ -103,14 +103,11 @@ def compare_runs(
     return Leaderboard(table, pd.DataFrame(left_out, columns=["run", "step", "reason"]), metric, differing)
 
 
-def story(
-    runs: Mapping[str, str], question_set: str = "gold", metric: str = "hit_rate@5", outputs: str | Path | None = None
-) -> "pd.DataFrame":
-    """Return what each step gains on the same questions: base, keyword search, each run's models, its hybrid.
+def story(runs: Mapping[str, str], outputs: str | Path | None = None) -> "pd.DataFrame":
+    """Return what each step gains in hit rate@5 on the gold questions: base, BM25, each run's models, its hybrid.
 
     Args:
         runs: name of a run -> how it was trained, in words; runs that judged by other questions are left out.
-        question_set, metric: what to show.
         outputs: folder of the runs; default is `outputs_root()`.
 
     Returns:
@@ -124,20 +121,15 @@ def story(
         folder = Run(name, outputs).folder / "results"
         if not (folder / "metrics.csv").exists():
             continue
-        tables = (pd.read_csv(folder / f"{each}.csv") for each in ("metrics", "differences"))
-        values, gains = (
-            table[(table.question_set == question_set) & (table.metric == metric)].set_index("system")
-            for table in tables
-        )
-        if "base" not in values.index or (rows and rows[0]["score"] != values.value["base"]):
+        table = scores(folder, "gold", "hit_rate@5", "base")
+        if "base" not in table.index or (rows and rows[0]["score"] != table.score["base"]):
             continue
         models = {"fine-tuned": f"{trained}, other documents", "fine-tuned on all": f"{trained}, all documents"}
         names = ({} if rows else {"base": "base model", "BM25": "keyword search (BM25)"}) | models
-        last = next((each for each in reversed(models) if each in values.index), "base")
+        last = next((each for each in reversed(models) if each in table.index), "base")
         for system, text in (names | {f"{last} + BM25": f"{models.get(last, last)}, with BM25"}).items():
-            if system in values.index:
-                ends = {e: values.value["base"] + gains[e].get(system, float("nan")) for e in ("low", "high")}
-                rows.append({"name": text, "score": values.value[system], **ends})
+            if system in table.index:
+                rows.append({"name": text, **table.loc[system]})
     return pd.DataFrame(rows, columns=["name", "score", "low", "high"])
 
 

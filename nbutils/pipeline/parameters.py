@@ -18,7 +18,6 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from nbutils.core import UserError, first_line, project_folder
 from nbutils.corpus.chunks import check_header
 from nbutils.corpus.files import find_files, is_url, resolve
-from nbutils.training.options import TrainingOptions
 
 CHAIN_NOTEBOOKS = ("01_build_corpus", "02_generate_questions", "03_finetune_embedding", "04_evaluate_models")
 FILE_PARAMETERS = ("TRAIN_FILES", "VAL_FILES", "PAIRS", "EXAMPLE_QUESTIONS", "GOLD_QUESTIONS")
@@ -232,7 +231,9 @@ def check_together(values: Mapping[str, Any]) -> None:
         if values[name] and not found_by_itself and not Path(resolve(values[name])).is_file():
             mistakes.append(f"{name}: there is no file {values[name]}.")
     checks = {"CHUNK_HEADER": lambda: check_header(values["CHUNK_HEADER"])}
-    if values["ENGINE"] == "nbutils":
+    if values["ENGINE"] == "nbutils" and values["OPTIONS"]:
+        from nbutils.training.options import TrainingOptions  # loads huggingface_hub
+
         checks["OPTIONS"] = lambda: TrainingOptions.of(**values["OPTIONS"])
     for name, check in checks.items():
         try:

@@ -1,9 +1,11 @@
 """What people read of a run: report.html and the closing table."""
 
 import base64
+import contextlib
 import html
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from string import Template
@@ -67,8 +69,9 @@ def notebook_html(notebook: Path, title: str, *, opening: str = "", fold: bool =
         opening: HTML that stands before the notebook.
         fold: close every section but its heading.
     """
-    import nbformat
-    from nbconvert import HTMLExporter
+    with without_address_checks():
+        import nbformat
+        from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(
         template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True,
@@ -82,6 +85,19 @@ def notebook_html(notebook: Path, title: str, *, opening: str = "", fold: bool =
             section = f"<details><summary>{html.escape(heading)}</summary>{section}</details>"
         parts.append(section)
     return PAGE.substitute(title=html.escape(title), body="\n".join(parts))
+
+
+@contextlib.contextmanager
+def without_address_checks() -> Iterator[None]:
+    """Let the block import jsonschema without its optional check of addresses, whose grammar takes seconds to build."""
+    skipped = "rfc3987_syntax" not in sys.modules
+    if skipped:
+        sys.modules["rfc3987_syntax"] = None
+    try:
+        yield
+    finally:
+        if skipped:
+            sys.modules.pop("rfc3987_syntax", None)
 
 
 def _sections(notebook: "nbformat.NotebookNode") -> Iterator[tuple[str, list]]:
@@ -134,23 +150,41 @@ def _picture(folder: Path) -> tuple[str, str]:
     from nbutils.plots.figures import plot_story
 
     results = json.loads((folder / "results" / "results.json").read_text(encoding="utf-8"))
-    tables = [pd.read_csv(folder / "results" / f"{name}.csv") for name in ("metrics", "differences")]
-    metrics, differences = (table[table.metric == "hit_rate@5"] for table in tables)
+    metrics = pd.read_csv(folder / "results" / "metrics.csv")
     by_people = metrics[metrics.question_set.isin(results.get("human", ()))]
     rows = by_people if len(by_people) else metrics
     name, base = results.get("decisive", rows.question_set.iloc[0]), results.get("base", "base")
-    scores = rows[rows.question_set == name].set_index("system").value
-    gains = differences[differences.question_set == name].set_index("system")
-    order = [base, *(system for system in scores.index if system in gains.index)]
-    table = pd.DataFrame({"name": order, "score": scores[order].to_numpy()})
-    for end in ("low", "high"):
-        table[end] = (gains[end] + scores[base]).reindex(order).to_numpy()
+    table = scores(folder / "results", name, "hit_rate@5", base)
+    table = table.loc[[base, *table.index[table.low.notna()]]].reset_index(names="name")
     count = rows[rows.question_set == name].questions.iloc[0]
     caption = (
         f"Share of {count} {asked(name)} that find a relevant chunk among the first 5. A bar is the 95 % "
         "interval of the difference from the base model (dashed line) on the same questions."
     )
     return base64.b64encode(plot_story(table, "hit rate@5")._repr_png_()).decode(), caption
+
+
+def scores(folder: Path, question_set: str, metric: str, base: str) -> "pd.DataFrame":
+    """Return each system's score on a question set, and the interval of its difference from the base.
+
+    Args:
+        folder: of metrics.csv and differences.csv.
+        question_set, metric: which of their rows.
+        base: the base's name.
+
+    Returns:
+        Rows by system: `score`, and `low` and `high`, the base's score plus the ends of the 95 % interval of the paired
+        difference (NaN for the base itself).
+    """
+    import pandas as pd
+
+    tables = (pd.read_csv(folder / f"{name}.csv") for name in ("metrics", "differences"))
+    values, gains = (
+        table[(table.question_set == question_set) & (table.metric == metric)].set_index("system") for table in tables
+    )
+    start = values.value.get(base, float("nan"))
+    ends = {end: gains[end].reindex(values.index) + start for end in ("low", "high")}
+    return pd.DataFrame({"score": values.value, **ends})
 
 
 def closing_table(folder: Path) -> "pd.DataFrame | None":

@@ -27,17 +27,8 @@ from nbutils.pipeline.parameters import (
     read_profile,
     with_defaults,
 )
-from nbutils.pipeline.report import closing_table, write_report
-from nbutils.pipeline.steps import (
-    CHAIN,
-    MAKER,
-    STEPS,
-    before,
-    executions,
-    fingerprint,
-    is_current,
-    trouble,
-)
+from nbutils.pipeline.report import closing_table, without_address_checks, write_report
+from nbutils.pipeline.steps import CHAIN, MAKER, STEPS, before, executions, fingerprint, is_current, trouble
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,8 +110,12 @@ class Run:
         return next((path for path in both if path.exists()), self.folder / "model")
 
     def remove(self, *parts: str) -> None:
-        """Remove a folder that an earlier execution left, if it is there."""
-        shutil.rmtree(self.folder.joinpath(*parts), ignore_errors=True)
+        """Remove a folder that an earlier execution left, if it is there; of a link to one, the link alone."""
+        path = self.folder.joinpath(*parts)
+        if path.is_symlink():  # rmtree refuses it
+            path.unlink()
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
     def shown(self, *parts: str) -> str:
         """Return a path in the run's folder as people see it: from outputs/ on."""
@@ -316,7 +311,8 @@ def _end_leftovers(run: Run) -> None:
 
 def execute(notebook: str, run: Run, parameters: dict[str, Any], say: Callable[[str], None]) -> None:
     """Execute one notebook into the run's folder; the executed notebook is kept even when a cell fails."""
-    import papermill
+    with without_address_checks():
+        import papermill
 
     source = notebooks_folder() / f"{notebook}.ipynb"
     partial = run.path(f".{notebook}.partial.ipynb")

@@ -190,7 +190,6 @@ def _threads(jobs: int | None) -> int:
 def main(folder: Path) -> int:
     """Be the process of one run: execute it, leave `.outcome.json`, and end with the process that started this one."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    sys.modules["rfc3987_syntax"] = None  # papermill needs jsonschema, whose optional check of addresses takes a second
     parameters = read_profile(folder / "parameters.yaml")
     try:
         result = run(folder.name, parameters, outputs=folder.parent, wait=600, say=lambda line: print(line, flush=True))

@@ -60,17 +60,16 @@ def _style(i: int) -> dict:
     return {"color": COLOURS[i % 7], "marker": MARKERS[i % 8], "linestyle": LINES[i % 8]}
 
 
-def plot_hit_rate_by_k(per_query: "pd.DataFrame", max_k: int = 10, question_set: str | None = None) -> "Figure":
-    """Plot the share of questions whose chunk is among the first k retrieved, one line per system.
+def plot_hit_rate_by_k(per_query: "pd.DataFrame", question_set: str | None = None) -> "Figure":
+    """Plot the share of questions whose chunk is among the first k retrieved (1 to 10), one line per system.
 
     Args:
         per_query: `Comparison.per_query`.
-        max_k: the largest k.
         question_set: which set; default is the first.
     """
     question_set, rows = _one_set(per_query, question_set)
     figure, ax = _figure(7.5, 4.5)
-    k = np.arange(1, max_k + 1)
+    k = np.arange(1, 11)
     for i, (system, part) in enumerate(rows.groupby("system", sort=False)):
         rank = part["rank"].fillna(np.inf).to_numpy()
         ax.plot(k, [(rank <= limit).mean() for limit in k], label=system, markersize=5, **_style(i))
@@ -140,21 +139,16 @@ def _line(ax, history: "pd.DataFrame", column: str, label: str, i: int, **option
 
 
 class LiveTrainingPlot:
-    """Shows `plot_training` and redraws it as the history grows; silent in headless runs.
+    """Shows `plot_training` and redraws it as the history grows, every two seconds at most; silent in headless runs."""
 
-    Args:
-        every: least seconds between two drawings.
-    """
-
-    def __init__(self, every: float = 2.0):
-        self.every = every
+    def __init__(self):
         self._handle = None
         self._drawn = 0.0
         self._on = "NBUTILS_PROGRESS" not in os.environ
 
     def update(self, history: "pd.DataFrame") -> None:
         """Redraw for `history` (see `SentenceTransformersFinetuneEngine.history`) unless that was done just now."""
-        if not self._on or len(history) < 2 or time.monotonic() - self._drawn < self.every:
+        if not self._on or len(history) < 2 or time.monotonic() - self._drawn < 2:
             return
         from IPython.display import display
 
@@ -174,19 +168,18 @@ class LiveTrainingPlot:
             self._handle = None
 
 
-def plot_chunk_lengths(lengths: Sequence[int], limit: int, model: str = "the base model") -> "Figure":
+def plot_chunk_lengths(lengths: Sequence[int], limit: int) -> "Figure":
     """Plot how long the chunks are and where the model stops reading.
 
     Args:
         lengths: tokens of each chunk.
-        limit: tokens that the model reads.
-        model: its name.
+        limit: tokens that the base model reads.
     """
     lengths = np.asarray(lengths)
     beyond = np.maximum(lengths - limit, 0).sum() / max(lengths.sum(), 1)
     figure, ax = _figure(7.5, 3.8)
     ax.hist(lengths, bins=min(40, max(5, len(np.unique(lengths)))), color=COLOURS[6], edgecolor=COLOURS[0])
-    ax.axvline(limit, color=COLOURS[2], linestyle="--", linewidth=2, label=f"{model} reads {limit} tokens")
+    ax.axvline(limit, color=COLOURS[2], linestyle="--", linewidth=2, label=f"the base model reads {limit} tokens")
     ax.set(
         title=f"Length of {len(lengths)} chunks: {beyond:.1%} of the tokens are beyond the model's limit",
         xlabel="length of a chunk (tokens)", ylabel="number of chunks",
@@ -259,18 +252,17 @@ def plot_similarities(similarities: "dict[str, pd.DataFrame]") -> "Figure":
     return figure
 
 
-def plot_map(points: "dict[str, pd.DataFrame]", lines: int = 40) -> "Figure":
-    """Plot chunks and questions in the plane, one panel per system, with lines from some questions to their chunks.
+def plot_map(points: "dict[str, pd.DataFrame]") -> "Figure":
+    """Plot chunks and questions in the plane, one panel per system, with lines from about 40 questions to their chunks.
 
     Args:
         points: system -> result of `nbutils.evaluation.inspection.map_points`.
-        lines: questions to draw a line for.
     """
     figure, axes = _figure(max(6.5, 4.8 * len(points)), 4.6, columns=len(points))
     for ax, (system, frame) in zip(np.ravel(axes), points.items(), strict=True):
         chunks, questions = frame[frame.kind == "chunk"], frame[frame.kind == "question"]
         place = chunks.set_index("id")[["x", "y"]]
-        for row in questions.iloc[:: max(1, len(questions) // lines)].itertuples():
+        for row in questions.iloc[:: max(1, len(questions) // 40)].itertuples():
             end = place.loc[row.target]
             ax.plot([row.x, end.x], [row.y, end.y], color="#888888", linewidth=0.5, zorder=1)
         ax.scatter(
@@ -309,15 +301,14 @@ def plot_size_curve(sizes: "pd.DataFrame", metric: str = "ndcg@10") -> "Figure":
     return figure
 
 
-def plot_slices(slices: "pd.DataFrame", metric: str = "mrr@10", least: int = 5) -> "Figure":
-    """Plot the paired difference from the base on parts of the questions, with 95 % intervals.
+def plot_slices(slices: "pd.DataFrame", metric: str = "mrr@10") -> "Figure":
+    """Plot the paired difference from the base on parts of at least five questions, with 95 % intervals.
 
     Args:
         slices: result of `nbutils.evaluation.inspection.slices`.
         metric: its metric, for the axis.
-        least: leave out slices of fewer questions.
     """
-    rows = slices[slices.questions >= least]
+    rows = slices[slices.questions >= 5]
     figure, ax = _figure(7.8, 0.3 * len(rows) + 1.6)
     names = [f"{row.slice}: {row.group} ({row.questions})" for row in rows.itertuples()]
     _intervals(ax, names, rows.difference, rows.low, rows.high, rows.slice.factorize()[0])
@@ -330,17 +321,16 @@ def plot_slices(slices: "pd.DataFrame", metric: str = "mrr@10", least: int = 5) 
     return figure
 
 
-def plot_leaderboard(table: "pd.DataFrame", question_set: str, metric: str = "mrr@10", most: int = 40) -> "Figure":
-    """Plot each run's lift over its base model with its 95 % interval, beside the minutes it took, best first.
+def plot_leaderboard(table: "pd.DataFrame", question_set: str, metric: str = "mrr@10") -> "Figure":
+    """Plot each run's lift over its base model with its 95 % interval, beside the minutes it took: the best 40, best first.
 
     Args:
         table: `nbutils.pipeline.leaderboard.Leaderboard.table`.
         question_set: which of its question sets.
         metric: what the lift is measured in, for the axis.
-        most: runs to draw; of more, the best ones.
     """
     rows = table[table.question_set == question_set].sort_values("lift", ascending=False)
-    drawn = rows.head(most)
+    drawn = rows.head(40)
     y = np.arange(len(drawn))
     figure, (left, right) = _figure(9.0, 1.6 + 0.28 * len(drawn), 2, sharey=True, width_ratios=(3, 1))
     _intervals(left, drawn.run, drawn.lift, drawn.low, drawn.high, [1] * len(drawn))
@@ -358,7 +348,7 @@ def plot_leaderboard(table: "pd.DataFrame", question_set: str, metric: str = "mr
     return figure
 
 
-def plot_story(table: "pd.DataFrame", metric: str = "hit rate@5", title: str = "") -> "Figure":
+def plot_story(table: "pd.DataFrame", metric: str = "hit rate@5") -> "Figure":
     """Plot what each step gives, one horizontal interval per step, and the base as a vertical line.
 
     An interval on one side of the line is drawn as a gain (blue square) or a loss (orange triangle), one across it as
@@ -367,7 +357,6 @@ def plot_story(table: "pd.DataFrame", metric: str = "hit rate@5", title: str = "
     Args:
         table: columns `name`, `score`, `low`, `high` (0 to 1); the first row is the base, whose interval may be NaN.
         metric: what the score is, for the axis.
-        title: of the figure; default says how to read it.
     """
     base, low, high = table.score.iloc[0], table.low, table.high
     kinds = np.select([low > base, high < base], [1, 2], 0)
@@ -379,7 +368,7 @@ def plot_story(table: "pd.DataFrame", metric: str = "hit rate@5", title: str = "
         ax.annotate(f"{score:.2f}", (end, i), xytext=(6, 0), textcoords="offset points", va="center")
     ax.margins(x=0.12)
     ax.set(
-        title=title or "A bar right of the dashed line: better than the base, beyond chance",
+        title="A bar right of the dashed line: better than the base, beyond chance",
         xlabel=f"{metric} (0 to 1), 95 % interval of the difference from the base",
     )
     return figure

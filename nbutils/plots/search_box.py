@@ -62,14 +62,13 @@ def side_by_side(
     return pd.DataFrame(rows).astype({name: "Int64" for name in rows[0] if "rank" in name}).set_index("question")
 
 
-def results_html(question: str, retrievers: "Retrievers", relevant: Sequence[str] = (), characters: int = 320) -> str:
+def results_html(question: str, retrievers: "Retrievers", relevant: Sequence[str] = ()) -> str:
     """Return as HTML what each retriever finds for a question, one column each; all text from documents is escaped.
 
     Args:
         question: what to ask.
         retrievers: name -> LlamaIndex retriever.
         relevant: ids of the chunks known to answer it; they get a mark.
-        characters: of each chunk, around the words of the question that it holds.
     """
     if not question.strip():
         return "<p>Type a question.</p>"
@@ -78,23 +77,23 @@ def results_html(question: str, retrievers: "Retrievers", relevant: Sequence[str
         start = time.perf_counter()
         found = retriever.retrieve(question)
         milliseconds = 1000 * (time.perf_counter() - start)
-        cards = "".join(_card(rank, hit, question, set(relevant), characters) for rank, hit in enumerate(found, 1))
+        cards = "".join(_card(rank, hit, question, set(relevant)) for rank, hit in enumerate(found, 1))
         head = f"<h4>{html.escape(name)} <small>· {milliseconds:.0f} ms</small></h4>"
         columns.append(f"<section>{head}{cards or '<p>Nothing found.</p>'}</section>")
     return f"{_CSS}<div class='nb-search'>{''.join(columns)}</div>"
 
 
-def _card(rank: int, hit: "NodeWithScore", question: str, relevant: set[str], characters: int) -> str:
+def _card(rank: int, hit: "NodeWithScore", question: str, relevant: set[str]) -> str:
     right = hit.node.node_id in relevant
     score = "" if hit.score is None else f" · similarity {hit.score:.2f}"
     note = " · ✓ known to answer it" if right else ""
     return (
         f"<article{' class=right' if right else ''}><small>{rank} · {html.escape(where(hit.node))}{score}{note}</small>"
-        f"<br>{_excerpt(hit.node.get_content(), question, characters)}</article>"
+        f"<br>{_excerpt(hit.node.get_content(), question)}</article>"
     )
 
 
-def _excerpt(text: str, question: str, characters: int) -> str:
+def _excerpt(text: str, question: str, characters: int = 320) -> str:
     """Return the part of a text that holds most of the question's words, with these marked."""
     from bm25s.stopwords import STOPWORDS_EN_PLUS
 

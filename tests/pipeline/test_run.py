@@ -153,8 +153,31 @@ def test_the_model_to_deploy_is_the_one_on_all_documents_where_it_was_trained(tm
     assert run.model == run.folder / "model"
 
 
+def test_a_model_that_is_a_link_to_another_disk_is_removed_too(tmp_path):
+    run = Run("r", tmp_path / "outputs")
+    run.path("model", "x").write_text("")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "weights").write_text("x")
+    run.path("model_all").symlink_to(tmp_path / "disk")
+    run.remove("model_all")
+    assert run.model == run.folder / "model"
+    assert (tmp_path / "disk" / "weights").exists()
+
+
 def test_a_parameter_of_a_notebook_that_has_not_run_is_its_default(tmp_path):
     run = Run("r", tmp_path)
     assert run.parameter("04_evaluate_models", "GOLD_QUESTIONS") == "auto"
     run.record("04_evaluate_models", parameters={"GOLD_QUESTIONS": "mine.csv"})
     assert run.parameter("04_evaluate_models", "GOLD_QUESTIONS") == "mine.csv"
+
+
+def test_what_executes_notebooks_loads_nothing_that_takes_seconds_and_is_not_needed():
+    code = """
+import sys
+from nbutils.pipeline import report, run, worker
+assert "huggingface_hub" not in sys.modules
+with report.without_address_checks():
+    import papermill, nbconvert
+assert "rfc3987_syntax" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
