@@ -60,6 +60,19 @@ def sentence_transformer(model) -> "SentenceTransformer | None":
     return inner if isinstance(inner, SentenceTransformer) else None
 
 
+def base_and_map(model) -> "tuple[SentenceTransformer | BaseEmbedding, np.ndarray | None]":
+    """Return what embeds the chunks of `model`, and the matrix that its queries' vectors go through.
+
+    Returns:
+        An adapter's base and its matrix; the model itself and None otherwise. A service comes as LlamaIndex's embedding.
+    """
+    from nbutils.models.adapted import without_map
+
+    base, weights = without_map(model)
+    inner = sentence_transformer(base)
+    return getattr(inner and inner[0], "service", base), weights
+
+
 def _prompt(model, inner: "SentenceTransformer", kind: Kind) -> str | None:
     # LlamaIndex calls the prompt of documents "text"
     return inner.prompts.get("text" if kind == "document" and inner is not model else kind)
@@ -100,6 +113,7 @@ def encode(
             vectors = computing.encode(
                 texts,
                 prompt=_prompt(model, inner, kind),
+                task=kind,  # for a model that embeds the two in different ways
                 batch_size=batch_size or _batch_size(inner, texts),
                 show_progress_bar=show_progress,
                 normalize_embeddings=normalize,
@@ -143,6 +157,8 @@ def _in_precision(model: "SentenceTransformer", bf16: bool):
 def model_fingerprint(model) -> str | None:
     """Return a digest of all that decides a model's vectors: weights, modules, tokenizer, input length.
 
+    That of an adapter is its base's, since a map of the queries changes no vector that is kept.
+
     Args:
         model: a SentenceTransformer or a LlamaIndex embedding.
 
@@ -150,6 +166,7 @@ def model_fingerprint(model) -> str | None:
         None for a LlamaIndex embedding whose weights cannot be seen. OpenAI's model names are versions, so that name
         and server stand for the weights.
     """
+    model, _ = base_and_map(model)
     inner = sentence_transformer(model)
     if inner is None:
         if model.class_name() == "OpenAIEmbedding":
@@ -207,6 +224,7 @@ class EmbeddingCache:
             float32 array of shape (n, dimensions).
         """
         unique = list(dict.fromkeys(texts))
+        model, weights = base_and_map(model)
 
         def make(missing: list[str]) -> np.ndarray:
             self.embedded += len(missing)
@@ -216,6 +234,8 @@ class EmbeddingCache:
         vectors = self._kept(self.file, keys, unique, make) if keys else make(unique)
         row = {text: i for i, text in enumerate(unique)}
         vectors = vectors[[row[text] for text in texts]]
+        if weights is not None and kind == "query":
+            vectors = vectors @ weights.T
         return unit(vectors) if normalize else vectors
 
     def _kept(self, file: Path, keys: list[bytes], texts: list[str], make: Callable) -> np.ndarray:

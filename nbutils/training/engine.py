@@ -17,7 +17,7 @@ import torch
 
 from nbutils.core import UserError, content_hash, first_line
 from nbutils.models.names import DEFAULT_MODEL, is_static, load_model, longest_input
-from nbutils.models.vectors import model_fingerprint
+from nbutils.models.vectors import base_and_map, model_fingerprint
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, passages
 from nbutils.training.card import lineage, model_card
 from nbutils.training.folder import need_model, open_embedding, save_folder
@@ -89,9 +89,10 @@ class SentenceTransformersFinetuneEngine:
         self.model = load_model(
             self.model_id, device=device, trust_remote_code=chosen.trust_remote_code, prompts=chosen.prompts
         )
-        if is_static(self.model):
+        if is_static(self.model) or base_and_map(self.model)[0] is not self.model:
             raise UserError(
-                f"model_id {model_id} is a static embedding, not a transformer: it cannot be fine-tuned here."
+                f"model_id {model_id} is a static embedding, an adapter or a service, not a transformer: it cannot be "
+                "fine-tuned here. An AdapterFinetuneEngine learns a map of its query vectors."
             )
         self.shipped_max_seq_length = self.model.max_seq_length
         self.model.max_seq_length = _reading_length(self.model, dataset, chosen.max_seq_length)

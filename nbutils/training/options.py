@@ -13,6 +13,11 @@ NOT_IN_RECIPE = {
     "resume_from_checkpoint", "checkpoint_save_steps", "checkpoint_save_total_limit", "show_progress_bar", "callbacks",
     "on_progress",
 }  # fmt: skip
+ADAPTER_DEFAULTS = {"epochs": 40, "learning_rate": 3e-4, "weight_decay": 0.1, "patience": 5}
+ADAPTER_OPTIONS = {
+    *ADAPTER_DEFAULTS, "batch_size", "seed", "scale", "soft_labels", "use_all_docs", "dev_fraction", "trust_remote_code",
+    "on_progress", "show_progress_bar",
+}  # fmt: skip
 FIXED_BY_THE_MODEL = {"max_seq_length", "prompts", "device", "trust_remote_code"}
 
 
@@ -126,3 +131,18 @@ class TrainingOptions(BaseModel):
         loss = "grouped" if self.loss is None else getattr(self.loss, "__name__", type(self.loss).__name__)
         teacher = self.teacher and lineage(self.teacher)[-1]
         return self.model_dump(exclude=NOT_IN_RECIPE) | {"loss": loss, "teacher": teacher}
+
+
+def adapter_options(**values: Any) -> TrainingOptions:
+    """Return the options of an AdapterFinetuneEngine: those in ADAPTER_OPTIONS, with defaults of their own.
+
+    The decay of the weights pulls the map towards the identity.
+
+    Raises:
+        UserError: the adapter has no such option, or its value is out of range.
+    """
+    if other := values.keys() - ADAPTER_OPTIONS:
+        raise UserError(
+            f"The adapter has no option {min(other)!r}; its options are {', '.join(sorted(ADAPTER_OPTIONS))}."
+        )
+    return TrainingOptions.of(**ADAPTER_DEFAULTS | values)
