@@ -84,10 +84,8 @@ def prompts_for(hub_id: str) -> dict[str, str]:
     Args:
         hub_id: the model's id on the hub. A folder's name says nothing: only its own configuration counts.
     """
-    for pattern, prompts in _FAMILY_PROMPTS:
-        if re.search(pattern, hub_id, re.IGNORECASE):
-            return {"query": "", "document": ""} | prompts
-    return {"query": "", "document": ""}
+    found = (prompts for pattern, prompts in _FAMILY_PROMPTS if re.search(pattern, hub_id, re.IGNORECASE))
+    return {"query": "", "document": ""} | next(found, {})
 
 
 def is_service(name: object) -> bool:

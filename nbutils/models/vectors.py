@@ -102,6 +102,7 @@ def encode(
     Returns:
         float32 array of shape (n, dimensions); of no texts (0, dimensions), where the model says how many those are.
     """
+    model, weights = base_and_map(model)
     texts, inner = list(texts), sentence_transformer(model)
     if not texts:
         size = inner.get_embedding_dimension() if inner is not None else getattr(model, "dimensions", None)
@@ -113,7 +114,6 @@ def encode(
             vectors = computing.encode(
                 texts,
                 prompt=_prompt(model, inner, kind),
-                task=kind,  # for a model that embeds the two in different ways
                 batch_size=batch_size or _batch_size(inner, texts),
                 show_progress_bar=show_progress,
                 normalize_embeddings=normalize,
@@ -124,6 +124,8 @@ def encode(
     else:
         vectors = model.get_text_embedding_batch(texts, show_progress=show_progress)
     vectors = np.asarray(vectors, dtype=np.float32)
+    if weights is not None and kind == "query":
+        vectors = vectors @ weights.T
     return unit(vectors) if normalize else vectors
 
 
@@ -290,11 +292,9 @@ class EmbeddingCache:
         found: dict[bytes, np.ndarray] = {}
 
         def select(connection: sqlite3.Connection) -> None:
-            for start in range(0, len(keys), 500):
-                part = keys[start : start + 500]
-                marks = ",".join("?" * len(part))
-                rows = connection.execute(f"SELECT key, vector FROM embeddings WHERE key IN ({marks})", part)
-                found.update((key, np.frombuffer(vector, dtype=np.float32)) for key, vector in rows)
+            for key in keys:
+                for (vector,) in connection.execute("SELECT vector FROM embeddings WHERE key = ?", (key,)):
+                    found[key] = np.frombuffer(vector, dtype=np.float32)
 
         self._try(select)
         return found

@@ -18,7 +18,6 @@ ADAPTER_OPTIONS = {
     *ADAPTER_DEFAULTS, "batch_size", "seed", "scale", "soft_labels", "use_all_docs", "dev_fraction", "trust_remote_code",
     "on_progress", "show_progress_bar",
 }  # fmt: skip
-FIXED_BY_THE_MODEL = {"max_seq_length", "prompts", "device", "trust_remote_code"}
 
 
 class TrainingOptions(BaseModel):
@@ -115,16 +114,6 @@ class TrainingOptions(BaseModel):
                 known = ", ".join(cls.model_fields)
                 raise UserError(f"The engine has no option {name!r}; its options are {known}.") from None
             raise UserError(f"{name} is {values[name]!r}: {first['msg']}.") from None
-
-    def changed(self, **values: Any) -> "TrainingOptions":
-        """Return these options with other values, as far as they can change once the model is loaded.
-
-        Raises:
-            UserError: as `of`, or the option belongs to the loaded model.
-        """
-        if fixed := FIXED_BY_THE_MODEL & values.keys():
-            raise UserError(f"{min(fixed)} cannot change once the model is loaded; give it to the engine.")
-        return TrainingOptions.of(**{name: getattr(self, name) for name in TrainingOptions.model_fields} | values)
 
     def recipe(self) -> dict[str, Any]:
         """Return what decides the weights, besides the data and the base model."""
