@@ -5,8 +5,7 @@
 DATASET.json is a question dataset, such as the Lyft set of the walkthrough. A share of its chunks is held out whole;
 both engines train on the rest with their defaults and, as on the page, get the held-out questions over all chunks as
 validation set, which the documented one evaluates on as it trains. Both are then asked the held-out questions over all chunks. Seconds are those of `finetune()`, memory is the peak of the process up to the
-end of training. With `--lengths`, ours runs once more for each length, at which it trains and reads. With
-`--utilisation`, the share of the machine's matrix-product peak that training and embedding reach follows.
+end of training. With `--lengths`, ours runs once more for each length, at which it trains and reads.
 """
 
 import argparse
@@ -17,7 +16,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from nbutils.core import UserError
@@ -34,12 +32,10 @@ def main() -> int:
     parser.add_argument("--model", default=DEFAULT_MODEL, help="base model")
     parser.add_argument("--engines", nargs="+", default=["llama-index", "nbutils"])
     parser.add_argument("--lengths", nargs="*", type=int, default=[], help="further lengths for ours, in tokens")
-    parser.add_argument("--utilisation", action="store_true", help="the share of the machine's peak that ours reaches")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        task = json.loads(options.worker)
-        print(json.dumps(utilisation(options) if task["engine"] == "utilisation" else work(options, task)))
+        print(json.dumps(work(options, json.loads(options.worker))))
         return 0
     results = [measure("base", {})]
     for engine in options.engines:
@@ -47,9 +43,6 @@ def main() -> int:
     for length in options.lengths:
         results.append(measure("nbutils", {"max_seq_length": length}))
     report(results, options)
-    if options.utilisation:
-        shares = measure("utilisation", {})
-        print("\n" + "; ".join(f"{what}: {value}" for what, value in shares.items()))
     return 0
 
 
@@ -101,55 +94,6 @@ def work(options: argparse.Namespace, task: dict) -> dict:
             }
             model = load_model(f"{folder}/model")
     return result | search_scores(model, held_out_dataset) | {"reads": model.max_seq_length, "questions": len(asked)}
-
-
-def utilisation(options: argparse.Namespace) -> dict[str, str]:
-    """Return the rate of matrix products in training and in embedding, beside the machine's peak at the same precision."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
-
-    from nbutils.models.vectors import encode, use_bf16
-    from nbutils.training.engine import SentenceTransformersFinetuneEngine
-
-    data = EmbeddingQAFinetuneDataset.from_json(options.dataset)
-    few = dict(list(data.corpus.items())[:96])
-    few = EmbeddingQAFinetuneDataset(
-        queries={q: text for q, text in data.queries.items() if data.relevant_docs[q][0] in few},
-        corpus=few,
-        relevant_docs={q: ids for q, ids in data.relevant_docs.items() if ids[0] in few},
-    )
-
-    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # which torch does not count by itself
-    attention_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    counted = {
-        attention: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
-        attention_backward: lambda out, q, k, v, *_, **__: sdpa_backward_flop_count(out, q, k, v),
-    }
-
-    def rate(work) -> float:
-        with FlopCounterMode(display=False, custom_mapping=counted) as counter:
-            work()
-        begun = time.perf_counter()
-        work()
-        return counter.get_total_flops() / (time.perf_counter() - begun)
-
-    def train() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            settings = {"epochs": 1, "dev_fraction": 0, "show_progress_bar": False}
-            SentenceTransformersFinetuneEngine(few, options.model, f"{folder}/model", **settings).finetune()
-
-    model = load_model(options.model)
-    square = torch.randn(2048, 2048, dtype=torch.bfloat16 if use_bf16(model.device) else torch.float32)
-    square = square.to(model.device)
-    rates = {
-        "peak": max(rate(lambda: [square @ square for _ in range(20)]) for _ in range(3)),
-        "training": rate(train),
-        "embedding": rate(lambda: encode(model, list(few.corpus.values()))),
-    }
-    return {
-        what: f"{value / 1e12:.2f} TFLOP/s" + (f" ({value / rates['peak']:.0%})" if what != "peak" else "")
-        for what, value in rates.items()
-    }
 
 
 def report(results: list[dict], options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbutils.core import UserError, write_atomic
-from nbutils.models.names import load_model, resolve_embed_model
+from nbutils.models.names import is_service, load_model, resolve_embed_model
 from nbutils.models.search import retrieve_as_llama_index
 from nbutils.models.vectors import EmbeddingCache, model_fingerprint, sentence_transformer
 from nbutils.questions.dataset import passages
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     Model = str | Path | BaseEmbedding | SentenceTransformer
-
-
-def is_service(model: "Model") -> bool:
-    """Whether a model's name is that of a service which texts would be sent to."""
-    return isinstance(model, str) and model.partition(":")[0] in ("openai", "ollama")
 
 
 def as_model(model: "Model"):
@@ -191,7 +186,7 @@ def evaluate_st(
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
     relevant = {query: set(chunks) for query, chunks in relevance(dataset).items()}
-    model = None if is_service(model_id) else sentence_transformer(as_model(model_id))
+    model = sentence_transformer(load_model(model_id) if isinstance(model_id, str | Path) else model_id)
     if model is None:
         raise UserError(f"evaluate_st needs a sentence-transformers model; {model_id!r} is none. Use evaluate for it.")
     store = EmbeddingCache(cache)

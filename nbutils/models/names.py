@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from sentence_transformers import SentenceTransformer
 
+    from nbutils.models.vectors import EmbeddingCache
+
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
+OPENAI_TOKENS = 8191  # that an embedding model of OpenAI reads
 _PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 # Query and document prefixes of well-known families, as their model cards give them; the first match counts.
@@ -81,10 +84,13 @@ def prompts_for(hub_id: str) -> dict[str, str]:
     Args:
         hub_id: the model's id on the hub. A folder's name says nothing: only its own configuration counts.
     """
-    for pattern, prompts in _FAMILY_PROMPTS:
-        if re.search(pattern, hub_id, re.IGNORECASE):
-            return {"query": "", "document": ""} | prompts
-    return {"query": "", "document": ""}
+    found = (prompts for pattern, prompts in _FAMILY_PROMPTS if re.search(pattern, hub_id, re.IGNORECASE))
+    return {"query": "", "document": ""} | next(found, {})
+
+
+def is_service(name: object) -> bool:
+    """Whether `name` is that of a service which texts would be sent to."""
+    return isinstance(name, str) and name.partition(":")[0] in ("openai", "ollama")
 
 
 def load_model(
@@ -97,12 +103,13 @@ def load_model(
 ) -> "SentenceTransformer":
     """Load an embedding model by name, in float32 whatever it was saved in, with its query and document prompts set.
 
-    A transformer or a static embedding (model2vec), which can be searched with but not fine-tuned here.
+    A transformer, or what can be searched with but not fine-tuned here: a static embedding (model2vec), the folder of an
+    adapter, a service.
 
     The prompts are those saved with the model. A model from the hub that has none gets those of its family.
 
     Args:
-        name: as for `resolve_model`.
+        name: as for `resolve_model`, or `openai:MODEL` or `ollama:MODEL`.
         max_seq_length: tokens to read of a text; default is the model's own limit.
         device: "cuda", "mps" or "cpu"; default is the best one there is.
         trust_remote_code: allow code from the hub to run.
@@ -116,10 +123,15 @@ def load_model(
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    if is_service(name):
+        from nbutils.models.adapted import Service
+
+        return SentenceTransformer(modules=[Service(name)], device="cpu")
     path = resolve_model(name)
+    trusted = trust_remote_code or _stands_on_service(path)
     try:
         model = SentenceTransformer(
-            path, device=device, trust_remote_code=trust_remote_code, model_kwargs={"dtype": torch.float32}
+            path, device=device, trust_remote_code=trusted, model_kwargs={"dtype": torch.float32}
         ).float()  # modules beside the transformer too
     except (OSError, ValueError, ImportError) as error:
         raise UserError(_cannot_load(name, Path(path).is_dir(), error)) from error
@@ -128,6 +140,14 @@ def load_model(
     if max_seq_length and not is_static(model):
         model.max_seq_length = min(max_seq_length, longest_input(model))
     return model
+
+
+def _stands_on_service(path: str) -> bool:
+    """Whether a folder is that of an adapter over a service: its modules are sentence-transformers' and our Service."""
+    file = Path(path) / "modules.json"
+    kinds = {module["type"] for module in json.loads(file.read_text())} if file.is_file() else set()
+    others = {kind for kind in kinds if not kind.startswith("sentence_transformers.")}
+    return others == {"nbutils.models.adapted.Service"}
 
 
 def _cannot_load(name: str | Path, is_folder: bool, error: Exception) -> str:
@@ -163,11 +183,19 @@ def longest_input(model: "SentenceTransformer") -> int:
     return model.max_seq_length or 512
 
 
+def _base_of(path: str) -> str:
+    """Return the folder of an adapter's base, any other path as it is."""
+    base = Path(path) / "base"
+    return str(base) if (base / "modules.json").is_file() else path
+
+
 def reading_length(name: str | Path) -> int:
     """Return how many tokens the model called `name` reads as shipped, without loading its weights."""
     from huggingface_hub import hf_hub_download
 
-    path, file = resolve_model(name), "sentence_bert_config.json"
+    if str(name).startswith("openai:"):
+        return OPENAI_TOKENS
+    path, file = _base_of(resolve_model(name)), "sentence_bert_config.json"
     try:
         settings = Path(path) / file if Path(path).is_dir() else Path(hf_hub_download(path, file))
         return int(json.loads(settings.read_text(encoding="utf-8"))["max_seq_length"])
@@ -176,10 +204,13 @@ def reading_length(name: str | Path) -> int:
 
 
 def load_tokenizer(name: str | Path):
-    """Return the tokenizer of the model called `name` (see `resolve_model`) without loading its weights."""
+    """Return the tokenizer of the model called `name` (see `resolve_model`) without loading its weights.
+
+    For a model of OpenAI's it is that of the packaged model, whose tokens are about as many.
+    """
     from transformers import AutoTokenizer
 
-    path = resolve_model(name)
+    path = _base_of(resolve_model(DEFAULT_MODEL if str(name).startswith("openai:") else name))
     try:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
@@ -213,9 +244,19 @@ def resolve_embed_model(name: "str | Path | BaseEmbedding", *, trust_remote_code
     return as_llama_index(load_model(name, trust_remote_code=trust_remote_code), resolve_model(name))
 
 
-def as_llama_index(model: "SentenceTransformer", name: str) -> "BaseEmbedding":
-    """Return LlamaIndex's HuggingFaceEmbedding around a model that is loaded already."""
+def as_llama_index(model: "SentenceTransformer", name: str, cache: "EmbeddingCache | None" = None) -> "BaseEmbedding":
+    """Return LlamaIndex's HuggingFaceEmbedding around a model that is loaded already.
+
+    Args:
+        model: the model.
+        name: of the model.
+        cache: what keeps the vectors of an adapter's base; nothing is kept of other models.
+    """
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+    from nbutils.models.vectors import EmbeddingCache, base_and_map
+
+    cache = cache or EmbeddingCache()
 
     class Loaded(HuggingFaceEmbedding):
         def __init__(self) -> None:
@@ -229,8 +270,12 @@ def as_llama_index(model: "SentenceTransformer", name: str) -> "BaseEmbedding":
             self._model, self._device = model, str(model.device)
             self._parallel_process, self._target_devices = False, None
 
+    class Adapted(Loaded):  # LlamaIndex's own does not tell the model what is a query
+        def _embed(self, inputs: list[str], prompt_name: str | None = None) -> list[list[float]]:
+            return cache.embed(model, inputs, "query" if prompt_name == "query" else "document", bf16=False).tolist()
+
     model.prompts["text"] = model.prompts.get("document", "")  # LlamaIndex's name for it
-    return Loaded()
+    return Loaded() if base_and_map(model)[1] is None else Adapted()
 
 
 def need_package(module: str, extra: str, name: str | Path) -> None:

@@ -3,7 +3,7 @@
 import functools
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,23 +22,10 @@ class Ranking:
     Args:
         index: int64 array of shape (queries, depth), positions in the corpus, best first; -1 where nothing was found.
         score: float array of the same shape; -inf where nothing was found.
-
-    A single element of them, such as `index[0][0]`, is Python's own int or float.
     """
 
     index: np.ndarray
     score: np.ndarray
-
-    def __post_init__(self) -> None:
-        self.index, self.score = self.index.view(_Plain), self.score.view(_Plain)
-
-
-class _Plain(np.ndarray):
-    """An array whose single elements are Python's own numbers, which compare to a plain True or False."""
-
-    def __getitem__(self, key):
-        found = super().__getitem__(key)
-        return found.item() if isinstance(found, np.generic) else found
 
 
 def id_ranks(ids: Sequence[str]) -> np.ndarray:
@@ -101,6 +88,17 @@ def vector_search(
         scores = queries[rows] @ corpus.T
         scores[:, copies] = scores[:, first[copies]]
         index[rows], score[rows] = top(scores, ranks, depth)
+    return Ranking(index, score)
+
+
+def _ranking(scores: Callable[[slice], np.ndarray], rows: int, ids: Sequence[str], depth: int) -> Ranking:
+    """Return the best texts of each row of `scores`, computed in blocks; what scores 0 is not found."""
+    ranks = id_ranks(ids)
+    index = np.full((rows, min(depth, len(ids))), -1, dtype=np.int64)
+    score = np.full(index.shape, -np.inf)
+    for part in _blocks(rows, len(ids)):
+        best, values = top(scores(part), ranks, depth)
+        index[part], score[part] = np.where(values > 0, best, -1), np.where(values > 0, values, -np.inf)
     return Ranking(index, score)
 
 
@@ -238,24 +236,11 @@ class BM25Index:
 
     def search(self, queries: Sequence[str], ids: Sequence[str], depth: int = DEPTH) -> Ranking:
         """Return the best texts of each query; a text that shares no term with the query is not returned."""
-        ranks = id_ranks(ids)
-        index = np.full((len(queries), min(depth, self.size)), -1, dtype=np.int64)
-        score = np.full(index.shape, -np.inf)
-        for rows in _blocks(len(queries), self.size):
-            best, scores = top(self.scores(queries[rows]), ranks, depth)
-            index[rows], score[rows] = np.where(scores > 0, best, -1), np.where(scores > 0, scores, -np.inf)
-        return Ranking(index, score)
+        return _ranking(lambda rows: self.scores(queries[rows]), len(queries), ids, depth)
 
 
 def bm25_search(queries: Sequence[str], texts: Sequence[str], ids: Sequence[str], depth: int = DEPTH) -> Ranking:
-    """Search by BM25, see `BM25Index`.
-
-    Args:
-        queries: questions.
-        texts: chunks.
-        ids: ids of the chunks.
-        depth: chunks to return per query; a chunk that shares no term with the query is not returned.
-    """
+    """Return the `depth` best of some texts, which have these ids, for each query; see `BM25Index`."""
     return BM25Index(texts).search(list(queries), ids, depth)
 
 
@@ -271,16 +256,12 @@ def fuse(dense: Ranking, lexical: Ranking, ids: Sequence[str], weight: float = 0
         weight: of the dense ranking, 0 to 1.
         depth: chunks to return per query.
     """
-    ranks = id_ranks(ids)
-    index = np.full((len(dense.index), min(depth, len(ids))), -1, dtype=np.int64)
-    score = np.full(index.shape, -np.inf)
-    for row in range(len(index)):
-        total: dict[int, float] = {}
+
+    def scores(rows: slice) -> np.ndarray:
+        total = np.zeros((len(dense.index[rows]), len(ids)))
         for ranking, share in ((dense, weight), (lexical, 1 - weight)):
-            for rank, chunk in enumerate(ranking.index[row].tolist(), start=1):
-                if chunk >= 0 and share > 0:
-                    total[chunk] = total.get(chunk, 0.0) + share / (RRF_CONSTANT + rank)
-        best = sorted(total, key=lambda chunk: (-total[chunk], ranks[chunk]))[: index.shape[1]]
-        index[row, : len(best)] = best
-        score[row, : len(best)] = [total[chunk] for chunk in best]
-    return Ranking(index, score)
+            query, rank = np.nonzero(ranking.index[rows] >= 0)
+            total[query, ranking.index[rows][query, rank]] += share / (RRF_CONSTANT + rank + 1)
+        return total
+
+    return _ranking(scores, len(dense.index), ids, depth)

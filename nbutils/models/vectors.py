@@ -60,6 +60,19 @@ def sentence_transformer(model) -> "SentenceTransformer | None":
     return inner if isinstance(inner, SentenceTransformer) else None
 
 
+def base_and_map(model) -> "tuple[SentenceTransformer | BaseEmbedding, np.ndarray | None]":
+    """Return what embeds the chunks of `model`, and the matrix that its queries' vectors go through.
+
+    Returns:
+        An adapter's base and its matrix; the model itself and None otherwise. A service comes as LlamaIndex's embedding.
+    """
+    from nbutils.models.adapted import without_map
+
+    base, weights = without_map(model)
+    inner = sentence_transformer(base)
+    return getattr(inner and inner[0], "service", base), weights
+
+
 def _prompt(model, inner: "SentenceTransformer", kind: Kind) -> str | None:
     # LlamaIndex calls the prompt of documents "text"
     return inner.prompts.get("text" if kind == "document" and inner is not model else kind)
@@ -89,6 +102,7 @@ def encode(
     Returns:
         float32 array of shape (n, dimensions); of no texts (0, dimensions), where the model says how many those are.
     """
+    model, weights = base_and_map(model)
     texts, inner = list(texts), sentence_transformer(model)
     if not texts:
         size = inner.get_embedding_dimension() if inner is not None else getattr(model, "dimensions", None)
@@ -110,6 +124,8 @@ def encode(
     else:
         vectors = model.get_text_embedding_batch(texts, show_progress=show_progress)
     vectors = np.asarray(vectors, dtype=np.float32)
+    if weights is not None and kind == "query":
+        vectors = vectors @ weights.T
     return unit(vectors) if normalize else vectors
 
 
@@ -143,6 +159,8 @@ def _in_precision(model: "SentenceTransformer", bf16: bool):
 def model_fingerprint(model) -> str | None:
     """Return a digest of all that decides a model's vectors: weights, modules, tokenizer, input length.
 
+    That of an adapter is its base's, since a map of the queries changes no vector that is kept.
+
     Args:
         model: a SentenceTransformer or a LlamaIndex embedding.
 
@@ -150,6 +168,7 @@ def model_fingerprint(model) -> str | None:
         None for a LlamaIndex embedding whose weights cannot be seen. OpenAI's model names are versions, so that name
         and server stand for the weights.
     """
+    model, _ = base_and_map(model)
     inner = sentence_transformer(model)
     if inner is None:
         if model.class_name() == "OpenAIEmbedding":
@@ -207,6 +226,7 @@ class EmbeddingCache:
             float32 array of shape (n, dimensions).
         """
         unique = list(dict.fromkeys(texts))
+        model, weights = base_and_map(model)
 
         def make(missing: list[str]) -> np.ndarray:
             self.embedded += len(missing)
@@ -216,6 +236,8 @@ class EmbeddingCache:
         vectors = self._kept(self.file, keys, unique, make) if keys else make(unique)
         row = {text: i for i, text in enumerate(unique)}
         vectors = vectors[[row[text] for text in texts]]
+        if weights is not None and kind == "query":
+            vectors = vectors @ weights.T
         return unit(vectors) if normalize else vectors
 
     def _kept(self, file: Path, keys: list[bytes], texts: list[str], make: Callable) -> np.ndarray:
@@ -270,11 +292,9 @@ class EmbeddingCache:
         found: dict[bytes, np.ndarray] = {}
 
         def select(connection: sqlite3.Connection) -> None:
-            for start in range(0, len(keys), 500):
-                part = keys[start : start + 500]
-                marks = ",".join("?" * len(part))
-                rows = connection.execute(f"SELECT key, vector FROM embeddings WHERE key IN ({marks})", part)
-                found.update((key, np.frombuffer(vector, dtype=np.float32)) for key, vector in rows)
+            for key in keys:
+                for (vector,) in connection.execute("SELECT vector FROM embeddings WHERE key = ?", (key,)):
+                    found[key] = np.frombuffer(vector, dtype=np.float32)
 
         self._try(select)
         return found

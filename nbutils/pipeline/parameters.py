@@ -18,11 +18,12 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from nbutils.core import UserError, first_line, project_folder
 from nbutils.corpus.chunks import check_header
 from nbutils.corpus.files import find_files, is_url, resolve
+from nbutils.models.names import is_service
 
 CHAIN_NOTEBOOKS = ("01_build_corpus", "02_generate_questions", "03_finetune_embedding", "04_evaluate_models")
 FILE_PARAMETERS = ("TRAIN_FILES", "VAL_FILES", "PAIRS", "EXAMPLE_QUESTIONS", "GOLD_QUESTIONS")
 CHOICES = {
-    "ENGINE": ("nbutils", "llama-index"),
+    "ENGINE": ("nbutils", "adapter", "llama-index"),
     "ON_UNREADABLE": ("skip", "fail"),
     "BAD_ROWS": ("fail", "skip"),
     "TRAIN_ON": ("all", "train"),
@@ -235,11 +236,19 @@ def check_together(values: Mapping[str, Any]) -> None:
         from nbutils.training.options import TrainingOptions  # loads huggingface_hub
 
         checks["OPTIONS"] = lambda: TrainingOptions.of(**values["OPTIONS"])
+    elif values["ENGINE"] == "adapter":
+        from nbutils.training.options import adapter_options
+
+        checks["OPTIONS"] = lambda: adapter_options(**values["OPTIONS"])
     for name, check in checks.items():
         try:
             check()
         except UserError as error:
             mistakes.append(str(error) if name in str(error) else f"{name}: {error}")
+    if values["ENGINE"] == "adapter" and values["MAX_SEQ_LENGTH"]:
+        mistakes.append("MAX_SEQ_LENGTH cannot be set where ENGINE is adapter: chunks keep the vectors of the base.")
+    if is_service(values["BASE_MODEL"]) and values["ENGINE"] != "adapter":
+        mistakes.append(f"BASE_MODEL is {values['BASE_MODEL']}; only ENGINE adapter can learn on top of a service.")
     if not values["QUESTIONS_PER_CHUNK"] and not values["PAIRS"]:
         mistakes.append("QUESTIONS_PER_CHUNK is 0 and PAIRS is empty: nothing would be left to learn from.")
     size, overlap = values["CHUNK_SIZE"], values["CHUNK_OVERLAP"]

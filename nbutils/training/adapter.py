@@ -11,29 +11,30 @@ import numpy as np
 import pandas as pd
 import torch
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from pydantic import PrivateAttr
+from sentence_transformers import SentenceTransformer
 
 from nbutils.core import UserError, atomic_path
-from nbutils.models.names import DEFAULT_MODEL, resolve_embed_model
-from nbutils.models.vectors import EmbeddingCache, Kind, model_fingerprint, unit
+from nbutils.models.adapted import Service, save_adapter, with_map, without_map
+from nbutils.models.names import DEFAULT_MODEL, as_llama_index, is_service, load_model
+from nbutils.models.vectors import EmbeddingCache, Kind, model_fingerprint, sentence_transformer, unit
 from nbutils.training.batches import Shuffle
 from nbutils.training.card import lineage
 from nbutils.training.engine import BASE_KEPT
 from nbutils.training.loss import GroupedRankingLoss
-from nbutils.training.options import NOT_IN_RECIPE, TrainingOptions
+from nbutils.training.options import ADAPTER_OPTIONS, NOT_IN_RECIPE, adapter_options
 from nbutils.training.split import questions_about, search_scores, split_questions, training_pairs
 from nbutils.training.teacher import Teacher
 from nbutils.training.trainer import DEV_SCORE
 
-DEFAULTS = {"epochs": 40, "learning_rate": 3e-4, "weight_decay": 0.1, "patience": 5}
-USED = {
-    *DEFAULTS, "batch_size", "seed", "scale", "soft_labels", "use_all_docs", "dev_fraction", "trust_remote_code",
-    "on_progress", "show_progress_bar",
-}  # fmt: skip
-CARD = """# Adapter of {base}: a linear map of its query vectors
+CARD = """---
+trained_from: {chain}
+---
 
-numpy: `np.load("adapter.npy") @ query_vector`; chunks keep their vectors. LlamaIndex: `AdapterEmbeddingModel(embedding, folder)`
-from `llama-index-embeddings-adapter`. Recipe, and scores on the development split:
+# Adapter of {base}: a linear map of its query vectors
+
+sentence-transformers: `encode_query` and `encode_document`; chunks keep the base's vectors. numpy, beside the base:
+`np.load("adapter.npy") @ query_vector`. LlamaIndex: `AdapterEmbeddingModel(base, folder)` from
+`llama-index-embeddings-adapter`. Recipe, and scores on the development split:
 
 ```json
 {summary}
@@ -46,11 +47,12 @@ class AdapterFinetuneEngine:
 
     Args:
         dataset: anything with `queries`, `corpus` and `relevant_docs`.
-        model_id: a name as for `resolve_embed_model` (`openai:…` too), or any LlamaIndex embedding.
+        model_id: a name as for `load_model` (`openai:…` too), or any LlamaIndex embedding. With an adapter's folder,
+            training goes on from its map.
         model_output_path: folder to write the adapter to.
         val_dataset: taken as on the page, and left alone.
         cache_folder: where vectors are kept, so that none is asked for twice; see EmbeddingCache.
-        options: of TrainingOptions those in USED. The decay pulls the map towards the identity.
+        options: see `adapter_options`.
 
     Attributes:
         summary: as the other engine's.
@@ -69,17 +71,14 @@ class AdapterFinetuneEngine:
         cache_folder: str | Path | bool | None = None,
         **options: Any,
     ) -> None:
-        if other := options.keys() - USED:
-            raise UserError(f"The adapter has no option {min(other)!r}; its options are {', '.join(sorted(USED))}.")
         self.dataset, self.val_dataset, self.model_output_path = dataset, val_dataset, Path(model_output_path)
-        self.options = TrainingOptions.of(**DEFAULTS | options)
-        self.base = resolve_embed_model(model_id, trust_remote_code=self.options.trust_remote_code)
-        name = model_id if isinstance(model_id, str | Path) else self.base.model_name
+        self.options, self.cache_folder = adapter_options(**options), cache_folder
+        named = isinstance(model_id, str | Path)
+        model = load_model(model_id, trust_remote_code=self.options.trust_remote_code) if named else model_id
+        name = str(model_id) if named else model.model_name
+        self._base_models = [name] if is_service(name) or not named else lineage(name)
+        self.base, self._start = without_map(sentence_transformer(model) or _as_first_module(model))
         self.vectors, self.summary, self._rows = _Vectors(self.base, cache_folder), {}, []
-        try:
-            self._base_models = lineage(str(name))
-        except UserError:  # a service's
-            self._base_models = [Path(name).name]
 
     @property
     def history(self) -> pd.DataFrame:
@@ -102,9 +101,11 @@ class AdapterFinetuneEngine:
         train, dev = split_questions(self.dataset, self.options.dev_fraction, self.options.seed)
         pairs = training_pairs(self.dataset, train, self.options.use_all_docs)
         queries, chunks = self.vectors(pairs.queries, "query"), self.vectors(pairs.passages)
-        change = torch.zeros(queries.shape[1], chunks.shape[1], requires_grad=True)
+        size = chunks.shape[1]
+        start = torch.zeros(size, size) if self._start is None else torch.from_numpy(self._start) - torch.eye(size)
+        change = start.clone().requires_grad_()
         base = best = self._scores(change, dev)
-        kept, best_epoch, self._rows = change.detach().clone(), 0, [{"step": 0, "seconds": 0.0, "epoch": 0, **base}]
+        kept, best_epoch, self._rows = start, 0, [{"step": 0, "seconds": 0.0, "epoch": 0, **base}]
         for row in self._epochs(pairs, queries, chunks, change):
             scores = self._scores(change, dev)
             self._rows.append({"seconds": round(time.monotonic() - started, 2), **row, **scores})
@@ -124,12 +125,13 @@ class AdapterFinetuneEngine:
             "steps": last["step"],
             "seconds": round(time.monotonic() - started, 1),
             **{"train_chunks": len(pairs.groups), "train_questions": len(pairs.queries), "dev_questions": len(dev)},
+            "max_seq_length": self.base.max_seq_length,
             "device": "cpu",
-            "recipe": self.options.model_dump(include={*USED} - NOT_IN_RECIPE) | {"engine": "adapter"},
+            "recipe": self.options.model_dump(include=ADAPTER_OPTIONS - NOT_IN_RECIPE) | {"engine": "adapter"},
         }
         if not best_epoch:
             warnings.warn(BASE_KEPT, stacklevel=2)
-        self._save((torch.eye(len(kept)) + kept).numpy())
+        self._save(_whole(kept))
 
     def _epochs(self, pairs: Any, queries: np.ndarray, chunks: np.ndarray, change: torch.Tensor) -> Iterator[dict]:
         """Train the map's difference from the identity, epoch by epoch."""
@@ -154,7 +156,7 @@ class AdapterFinetuneEngine:
             yield {"step": shuffle.step + 1, "epoch": shuffle.epoch + 1, "loss": float(np.mean(losses))}
 
     def _scores(self, change: torch.Tensor, dev: list[str]) -> dict[str, float]:
-        weights = np.eye(len(change), dtype=np.float32) + change.detach().numpy()
+        weights = _whole(change)
 
         def embed(_: Any, texts: list[str], kind: Kind) -> np.ndarray:
             vectors = self.vectors(texts, kind)
@@ -164,16 +166,15 @@ class AdapterFinetuneEngine:
         return {f"dev_{name}": value for name, value in found.items()}
 
     def _save(self, weights: np.ndarray) -> None:
+        card = CARD.format(
+            chain=json.dumps(self._base_models), base=self._base_models[-1], summary=json.dumps(self.summary, indent=2)
+        )
         with atomic_path(self.model_output_path) as folder:
             folder.mkdir()
-            np.save(folder / "adapter.npy", weights)
-            torch.save({"linear.weight": torch.from_numpy(weights)}, folder / "pytorch_model.bin")
-            config = {"in_features": weights.shape[1], "out_features": weights.shape[0], "bias": False}
-            (folder / "config.json").write_text(json.dumps(config))
-            summary = json.dumps(self.summary, indent=2)
-            (folder / "README.md").write_text(CARD.format(base=self._base_models[-1], summary=summary), "utf-8")
+            save_adapter(with_map(self.base, weights), folder)
+            (folder / "README.md").write_text(card, "utf-8")
 
-    def get_finetuned_model(self) -> "AdaptedEmbedding":
+    def get_finetuned_model(self) -> BaseEmbedding:
         """Return the base with the written adapter as a LlamaIndex embedding that keeps the base's vectors on disk.
 
         Raises:
@@ -182,7 +183,18 @@ class AdapterFinetuneEngine:
         file = self.model_output_path / "adapter.npy"
         if not file.exists():
             raise UserError(f"There is no adapter in {self.model_output_path} yet. Run finetune() first.")
-        return AdaptedEmbedding(self.vectors, np.load(file), f"{self._base_models[-1]} with an adapter")
+        return as_llama_index(with_map(self.base, np.load(file)), str(self.model_output_path), self.vectors.cache)
+
+
+def _as_first_module(service: BaseEmbedding) -> SentenceTransformer:
+    """Return a SentenceTransformer around a LlamaIndex embedding."""
+    name = f"openai:{service.model_name}" if service.class_name() == "OpenAIEmbedding" else service.model_name
+    return SentenceTransformer(modules=[Service(name, service)], device="cpu")
+
+
+def _whole(change: torch.Tensor) -> np.ndarray:
+    """Return the matrix that differs from the identity by `change`."""
+    return np.eye(len(change), dtype=np.float32) + change.detach().numpy()
 
 
 def _remembering(teacher: Teacher) -> Callable[[list[int], list[int]], np.ndarray]:
@@ -200,10 +212,16 @@ class _VectorLoss(GroupedRankingLoss):
     embed = staticmethod(lambda vectors: vectors)
 
 
+class _VectorLoss(GroupedRankingLoss):
+    """The other engine's loss on vectors in place of tokens."""
+
+    embed = staticmethod(lambda vectors: vectors)
+
+
 class _Vectors:
     """Texts to vectors of length 1, each asked for once."""
 
-    def __init__(self, model: BaseEmbedding, cache_folder: str | Path | bool | None) -> None:
+    def __init__(self, model: SentenceTransformer, cache_folder: str | Path | bool | None) -> None:
         self.model, self.cache, self.fingerprint = model, EmbeddingCache(cache_folder), model_fingerprint(model)
         self.known: dict[tuple[str, str], np.ndarray] = {}
 
@@ -212,26 +230,3 @@ class _Vectors:
             vectors = self.cache.embed(self.model, new, kind, fingerprint=self.fingerprint)
             self.known |= {(kind, text): vector for text, vector in zip(new, vectors, strict=True)}
         return np.stack([self.known[kind, text] for text in texts])
-
-
-class AdaptedEmbedding(BaseEmbedding):
-    """A LlamaIndex embedding whose queries go through a linear map; chunks are the base's own."""
-
-    _vectors: _Vectors = PrivateAttr()
-    _weights: np.ndarray = PrivateAttr()
-
-    def __init__(self, vectors: _Vectors, weights: np.ndarray, name: str) -> None:
-        super().__init__(model_name=name)
-        self._vectors, self._weights = vectors, weights
-
-    def _get_query_embedding(self, query: str) -> list[float]:
-        return unit(self._vectors([query], "query") @ self._weights.T)[0].tolist()
-
-    async def _aget_query_embedding(self, query: str) -> list[float]:
-        return self._get_query_embedding(query)
-
-    def _get_text_embedding(self, text: str) -> list[float]:
-        return self._get_text_embeddings([text])[0]
-
-    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return self._vectors(texts).tolist()

@@ -7,7 +7,9 @@ from typing import Any
 
 from nbutils.core import UserError, write_atomic
 from nbutils.questions.dataset import merged, with_queries
+from nbutils.training.adapter import AdapterFinetuneEngine
 from nbutils.training.documented import DocumentedEngine
+from nbutils.training.options import ADAPTER_OPTIONS
 
 OWN_QUESTIONS_EPOCHS = 3
 
@@ -19,7 +21,7 @@ def continue_on_all(engine: Any, *datasets: Any, output_path: str | Path, epochs
     model stays the teacher of the soft labels.
 
     Args:
-        engine: one whose `finetune()` is done, ours or a DocumentedEngine.
+        engine: one whose `finetune()` is done, ours, an AdapterFinetuneEngine or a DocumentedEngine.
         datasets: the pairs, of training and validation documents.
         output_path: folder to write the model to.
         epochs: passes over all pairs.
@@ -28,7 +30,10 @@ def continue_on_all(engine: Any, *datasets: Any, output_path: str | Path, epochs
         UserError: as `finetune()`.
     """
     options = dict(engine.options)
-    if not isinstance(engine, DocumentedEngine):
+    if isinstance(engine, AdapterFinetuneEngine):
+        options = {name: options[name] for name in ADAPTER_OPTIONS}
+        options |= {"dev_fraction": 0, "cache_folder": engine.cache_folder}
+    elif not isinstance(engine, DocumentedEngine):
         options |= {"dev_fraction": 0, "teacher": options["teacher"] or engine.model_id}
         options |= {"max_seq_length": engine.model.max_seq_length}
     options |= {"model_id": engine.model_output_path, "model_output_path": output_path, "epochs": epochs}

@@ -17,7 +17,7 @@ import torch
 
 from nbutils.core import UserError, content_hash, first_line
 from nbutils.models.names import DEFAULT_MODEL, is_static, load_model, longest_input
-from nbutils.models.vectors import model_fingerprint
+from nbutils.models.vectors import base_and_map, model_fingerprint
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, passages
 from nbutils.training.card import lineage, model_card
 from nbutils.training.folder import need_model, open_embedding, save_folder
@@ -89,9 +89,10 @@ class SentenceTransformersFinetuneEngine:
         self.model = load_model(
             self.model_id, device=device, trust_remote_code=chosen.trust_remote_code, prompts=chosen.prompts
         )
-        if is_static(self.model):
+        if is_static(self.model) or base_and_map(self.model)[0] is not self.model:
             raise UserError(
-                f"model_id {model_id} is a static embedding, not a transformer: it cannot be fine-tuned here."
+                f"model_id {model_id} is a static embedding, an adapter or a service, not a transformer: it cannot be "
+                "fine-tuned here. An AdapterFinetuneEngine learns a map of its query vectors."
             )
         self.shipped_max_seq_length = self.model.max_seq_length
         self.model.max_seq_length = _reading_length(self.model, dataset, chosen.max_seq_length)
@@ -121,19 +122,15 @@ class SentenceTransformersFinetuneEngine:
     def _split(self) -> tuple[list[str], list[str]]:
         return split_questions(self.dataset, self.options.dev_fraction, self.options.seed)
 
-    def finetune(self, **train_kwargs: Any) -> None:
+    def finetune(self) -> None:
         """Train, keep the best model seen on the development split, and write it to `model_output_path`.
 
         Ctrl-C stops early and keeps the best so far. If no evaluation beats the base model, as shipped or at the same
         reading length, the base is written, a warning says so, and `summary["kept"]` is "base".
 
-        Args:
-            train_kwargs: fields of TrainingOptions in place of those the engine was given.
-
         Raises:
-            UserError: an argument it does not know, too few pairs, a loss that is not a number, or no memory left.
+            UserError: too few pairs, a loss that is not a number, or no memory left.
         """
-        self.options = self.options.changed(**train_kwargs)
         train, self._dev = self._split()
         pairs = training_pairs(self.dataset, train, self.options.use_all_docs)
         teacher, read = self._teacher(), self.model.max_seq_length
@@ -159,7 +156,9 @@ class SentenceTransformersFinetuneEngine:
             merge_lora(self.model)
         self.summary = self._summarise(pairs, as_shipped, stopped) | {"bf16": arguments.bf16, "fp16": arguments.fp16}
         if process() == 0:
-            self.save()
+            save_folder(
+                self.model, self.model_output_path, model_card(self.model, self.model_output_path.name, self.summary)
+            )
             with contextlib.suppress(OSError):
                 self.checkpoint_path.rmdir()  # the trainer makes it even where nothing is saved
             if self.summary["kept"] == "base":
@@ -229,11 +228,6 @@ class SentenceTransformersFinetuneEngine:
         if processes() > 1:
             torch.distributed.broadcast_object_list(scores)
         return scores[0]
-
-    def save(self) -> None:
-        """Write the model with its card to `model_output_path`, whole or not at all."""
-        card = model_card(self.model, self.model_output_path.name, self.summary)
-        save_folder(self.model, self.model_output_path, card)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the written folder to a Hugging Face hub and return its address.

@@ -13,7 +13,11 @@ NOT_IN_RECIPE = {
     "resume_from_checkpoint", "checkpoint_save_steps", "checkpoint_save_total_limit", "show_progress_bar", "callbacks",
     "on_progress",
 }  # fmt: skip
-FIXED_BY_THE_MODEL = {"max_seq_length", "prompts", "device", "trust_remote_code"}
+ADAPTER_DEFAULTS = {"epochs": 40, "learning_rate": 3e-4, "weight_decay": 0.1, "patience": 5}
+ADAPTER_OPTIONS = {
+    *ADAPTER_DEFAULTS, "batch_size", "seed", "scale", "soft_labels", "use_all_docs", "dev_fraction", "trust_remote_code",
+    "on_progress", "show_progress_bar",
+}  # fmt: skip
 
 
 class TrainingOptions(BaseModel):
@@ -111,18 +115,23 @@ class TrainingOptions(BaseModel):
                 raise UserError(f"The engine has no option {name!r}; its options are {known}.") from None
             raise UserError(f"{name} is {values[name]!r}: {first['msg']}.") from None
 
-    def changed(self, **values: Any) -> "TrainingOptions":
-        """Return these options with other values, as far as they can change once the model is loaded.
-
-        Raises:
-            UserError: as `of`, or the option belongs to the loaded model.
-        """
-        if fixed := FIXED_BY_THE_MODEL & values.keys():
-            raise UserError(f"{min(fixed)} cannot change once the model is loaded; give it to the engine.")
-        return TrainingOptions.of(**{name: getattr(self, name) for name in TrainingOptions.model_fields} | values)
-
     def recipe(self) -> dict[str, Any]:
         """Return what decides the weights, besides the data and the base model."""
         loss = "grouped" if self.loss is None else getattr(self.loss, "__name__", type(self.loss).__name__)
         teacher = self.teacher and lineage(self.teacher)[-1]
         return self.model_dump(exclude=NOT_IN_RECIPE) | {"loss": loss, "teacher": teacher}
+
+
+def adapter_options(**values: Any) -> TrainingOptions:
+    """Return the options of an AdapterFinetuneEngine: those in ADAPTER_OPTIONS, with defaults of their own.
+
+    The decay of the weights pulls the map towards the identity.
+
+    Raises:
+        UserError: the adapter has no such option, or its value is out of range.
+    """
+    if other := values.keys() - ADAPTER_OPTIONS:
+        raise UserError(
+            f"The adapter has no option {min(other)!r}; its options are {', '.join(sorted(ADAPTER_OPTIONS))}."
+        )
+    return TrainingOptions.of(**ADAPTER_DEFAULTS | values)

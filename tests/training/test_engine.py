@@ -124,14 +124,6 @@ def test_headers_are_trained_on_as_often_as_asked_and_always_judged(tiny, datase
     assert engine.dev_dataset.headers == data.headers
 
 
-def test_finetune_refuses_what_it_does_not_know(tiny, dataset, tmp_path):
-    engine = SentenceTransformersFinetuneEngine(dataset, tiny, tmp_path / "out", **OPTIONS)
-    with pytest.raises(UserError, match="warmup"):
-        engine.finetune(warmup=3)
-    engine.finetune(epochs=1, batch_size=4)
-    assert engine.summary["recipe"]["batch_size"] == 4 and engine.summary["steps"] == 9
-
-
 def test_batch_larger_than_the_data_and_two_chunks(tiny, tmp_path):
     two = EmbeddingQAFinetuneDataset(
         queries={"a": "net income", "b": "leases"}, corpus={"c": "income", "d": "leases"},

@@ -17,15 +17,6 @@ def test_a_bad_option_is_named(option, value):
         SentenceTransformersFinetuneEngine(None, **{option: value})
 
 
-def test_options_of_the_loaded_model_stay():
-    options = TrainingOptions.of(seed=3)
-    assert options.changed(epochs=1).seed == 3 and options.changed(epochs=1).epochs == 1
-    with pytest.raises(UserError, match="prompts"):
-        options.changed(prompts={})
-    with pytest.raises(UserError, match="batch_size"):
-        options.changed(batch_size=0)
-
-
 def test_the_recipe_names_the_loss_and_no_path():
     recipe = TrainingOptions.of(loss=dict, device="cpu").recipe()
     assert recipe["loss"] == "dict" and recipe["epochs"] == 2 and "device" not in recipe
