@@ -76,7 +76,9 @@ def chosen(judged: np.ndarray, clusters: list[str]) -> np.ndarray:
     return np.stack([judged[best[each], i] for i, each in enumerate(fold)])
 
 
-def found_by_queries(dense: np.ndarray, asked: np.ndarray, pairs: EmbeddingQAFinetuneDataset, corpus, model) -> np.ndarray:
+def found_by_queries(
+    dense: np.ndarray, asked: np.ndarray, pairs: EmbeddingQAFinetuneDataset, corpus, model
+) -> np.ndarray:
     """Return each chunk's highest score among its own vector and those of the queries generated for it."""
     position = {chunk: i for i, chunk in enumerate(corpus)}
     owner = [position[found[0]] for found in pairs.relevant_docs.values()]
@@ -108,7 +110,9 @@ def report(judge: Judge, model, written_queries: dict[str, EmbeddingQAFinetuneDa
         start = time.monotonic()
         scores = found_by_queries(dense, asked, pairs, judge.corpus, model)
         vectors = len(judge.corpus) + len(pairs.queries)
-        print(row(judge, f"index with {name}", vectors, judge.metrics(scores), base, time.monotonic() - start), flush=True)
+        print(
+            row(judge, f"index with {name}", vectors, judge.metrics(scores), base, time.monotonic() - start), flush=True
+        )
 
 
 def sample(folder: str) -> tuple[Path, EmbeddingQAFinetuneDataset]:
@@ -118,7 +122,9 @@ def sample(folder: str) -> tuple[Path, EmbeddingQAFinetuneDataset]:
     document = {node.node_id: node.metadata["file_name"] for node in nodes}
     document |= {key: document[found[0]] for key, found in gold.relevant_docs.items()}
     path = Path(folder, "sample.json")
-    path.write_text(json.dumps(gold.model_dump(include={"queries", "corpus", "relevant_docs"}) | {"document": document}))
+    path.write_text(
+        json.dumps(gold.model_dump(include={"queries", "corpus", "relevant_docs"}) | {"document": document})
+    )
     return path, load_pairs(SAMPLE / "training_questions.csv", nodes)
 
 
