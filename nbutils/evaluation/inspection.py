@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 
 def _pair(comparison: Comparison, question_set: str | None, system: str | None):
-    question_set = question_set or comparison.decisive
-    system = system or comparison.tuned
+    question_set, system = question_set or comparison.decisive, system or comparison.tuned
     if question_set not in comparison.datasets or system not in comparison.rankings[question_set]:
         raise UserError(f"There is no system {system!r} or no question set {question_set!r} in the comparison.")
     rows = comparison.per_query[comparison.per_query.question_set == question_set]
@@ -48,24 +47,19 @@ def wins_and_losses(
     import pandas as pd
 
     question_set, before, after = _pair(comparison, question_set, system)
-    corpus = comparison.datasets[question_set].corpus
+    dataset = comparison.datasets[question_set]
     change = (1 / after["rank"]).fillna(0) - (1 / before["rank"]).fillna(0)
-
-    def first(rows):
-        return rows.retrieved.map(lambda ids: ids[0] if ids else None)
-
-    expected = pd.Series(
-        {
-            query: next(id_ for id_ in [*after.retrieved[query], *before.retrieved[query], *grades] if id_ in grades)
-            for query, grades in relevance(comparison.datasets[question_set]).items()
-        }
-    )
+    expected = {
+        query: next(id_ for id_ in [*after.retrieved[query], *before.retrieved[query], *grades] if id_ in grades)
+        for query, grades in relevance(dataset).items()
+    }
     columns = {
         "outcome": np.where(change > 0, "win", "loss"), "question": after.question,
         "base_rank": before["rank"], "rank": after["rank"], "change": change,
     }  # fmt: skip
-    for name, ids in (("expected", expected), ("base_first", first(before)), ("first", first(after))):
-        columns |= {name: ids, f"{name}_text": ids.map(corpus)}
+    found = pd.Series(expected), before.retrieved.str.get(0), after.retrieved.str.get(0)
+    for name, ids in zip(("expected", "base_first", "first"), found, strict=True):
+        columns |= {name: ids, f"{name}_text": ids.map(dataset.corpus).fillna("")}
     frame = pd.DataFrame(columns)[change.abs() > 1e-12].reset_index()
     frame = frame.sort_values("change", key=lambda c: -c.abs(), kind="stable")
     parts = [frame[frame.outcome == outcome].head(limit or len(frame)) for outcome in ("win", "loss")]
