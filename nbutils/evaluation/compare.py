@@ -62,8 +62,8 @@ class Comparison:
         same_length: name of the base read to as many tokens as the fine-tuned model, where these differ.
         human: names of the question sets that people wrote.
         notes: what a reader must know, e.g. which systems were left out and why.
-        costs: one row per dense system: `system`, `parameters`, `dimensions`, `max_seq_length` (tokens), `embedded`
-            (texts that were not in the cache) and `seconds` for embedding and search.
+        costs: one row per dense system: `system`, `parameters`, `dimensions`, `max_seq_length` (tokens), `prompts`
+            (whether it puts any before texts), `embedded` (texts not in the cache), `seconds` for embedding and search.
     """
 
     per_query: "pd.DataFrame"
@@ -284,6 +284,7 @@ class _DenseSearch:
                 "parameters": sum(p.numel() for p in inner.parameters()) if inner is not None else None,
                 "dimensions": corpus.shape[1],
                 "max_seq_length": None if inner is None or is_static(inner) else inner.max_seq_length,
+                "prompts": inner is not None and any(inner.prompts.values()),
                 "embedded": self.store.embedded - before,
                 "seconds": round(time.perf_counter() - start, 2),
             }
