@@ -16,7 +16,7 @@ from nbutils.evaluation.stats import statistics
 from nbutils.evaluation.walkthrough import as_model, check_top_k, embed_texts, is_service, relevance
 from nbutils.models.metrics import query_metrics
 from nbutils.models.names import is_static, longest_input
-from nbutils.models.search import DEPTH, Ranking, bm25_search, fuse, vector_search
+from nbutils.models.search import DEPTH, Ranking, any_vector_search, bm25_search, fuse, vector_search
 from nbutils.models.vectors import EmbeddingCache, sentence_transformer
 from nbutils.questions.dataset import passages
 from nbutils.questions.llms import has_key
@@ -34,6 +34,11 @@ BM25 = "BM25"
 def hybrid_name(system: str) -> str:
     """Return the name of the hybrid of a dense system with BM25."""
     return f"{system} + {BM25}"
+
+
+def queries_name(system: str) -> str:
+    """Return the name of a dense system that finds a chunk by its generated queries too."""
+    return f"{system} + index queries"
 
 
 @dataclass
@@ -57,8 +62,8 @@ class Comparison:
         same_length: name of the base read to as many tokens as the fine-tuned model, where these differ.
         human: names of the question sets that people wrote.
         notes: what a reader must know, e.g. which systems were left out and why.
-        costs: one row per dense system: `system`, `parameters`, `dimensions`, `max_seq_length` (tokens), `embedded`
-            (texts that were not in the cache) and `seconds` for embedding and search.
+        costs: one row per dense system: `system`, `parameters`, `dimensions`, `max_seq_length` (tokens), `prompts`
+            (whether it puts any before texts), `embedded` (texts not in the cache), `seconds` for embedding and search.
     """
 
     per_query: "pd.DataFrame"
@@ -118,6 +123,7 @@ def compare_models(
     compared_length: bool = True,
     bm25: bool = True,
     hybrid: bool = True,
+    index_queries=None,
     bf16: bool | None = False,
     cache: str | Path | bool | None = None,
     level: float = 0.95,
@@ -144,6 +150,10 @@ def compare_models(
         bm25: add a BM25 row.
         hybrid: add reciprocal rank fusion of each dense system with BM25, both weighed alike: a weight that suits
             questions written by a model does not suit people's.
+        index_queries: a dataset of queries generated for the chunks, such as those of training. Each dense system gets
+            one more row, in which a chunk is found by the nearest of its own vector and those of its queries. A note
+            says how many vectors that takes. A question set that holds one of these queries is not judged so. What it
+            gave, good with a language model's queries and bad with the offline generator's, is in docs/benchmarks.md.
         bf16: compute in bfloat16; None is where it pays.
         cache: folder of the embedding cache, False for none.
         level: coverage of the intervals.
@@ -161,19 +171,22 @@ def compare_models(
     notes: list[str] = []
     systems = _systems(models, notes)
     base, tuned = _roles(list(systems), base, tuned)
-    search = _DenseSearch(datasets, EmbeddingCache(cache), bf16)
+    search = _DenseSearch(datasets, EmbeddingCache(cache), bf16, index_queries)
     same_length = _search_with_models(search, systems, base, tuned, compared_length, notes, verbose)
     order = [system for system in (base, same_length, *systems) if system]
     rankings = {}
-    for name, data in datasets.items():
-        dense = {
-            system: search.rankings[name][system]
-            for system in order
-            if system in search.rankings[name] and name not in leave_out.get(system, ())
-        }
-        rankings[name] = _with_keywords(data, dense, bm25, hybrid)
+    for name, found in search.rankings.items():
+        judged = [system for system in order if system in found and name not in leave_out.get(system, ())]
+        rankings[name] = _with_keywords(datasets[name], {system: found[system] for system in judged}, bm25, hybrid)
+        rankings[name] |= {each: found[each] for each in map(queries_name, judged) if each in found}
     if hybrid:
         notes.append("Hybrid search weighs both rankings alike.")
+    for name, texts in search.index_queries.items():
+        if texts:
+            chunks = len(datasets[name].corpus)
+            notes.append(
+                f"With index queries the {asked(name)} are searched in {chunks + len(texts)} vectors, not {chunks}."
+            )
     for name, data in datasets.items():
         if judged_by := getattr(data, "judged_by", ""):
             notes.append(f"What is relevant to the {asked(name)}: {judged_by}.")
@@ -244,9 +257,10 @@ def _roles(names: list[str], base: str | None, tuned: str | None) -> tuple[str, 
 class _DenseSearch:
     """Searches all question sets with one model after another, each text embedded once per model."""
 
-    def __init__(self, datasets: dict[str, object], store: EmbeddingCache, bf16: bool | None):
+    def __init__(self, datasets: dict[str, object], store: EmbeddingCache, bf16: bool | None, index_queries):
         self.datasets, self.store, self.bf16 = datasets, store, bf16
         self.rankings: dict[str, dict[str, Ranking]] = {name: {} for name in datasets}
+        self.index_queries = {name: _queries_of(data, index_queries) for name, data in datasets.items()}
         self.costs: list[dict] = []
         self.queries = list(dict.fromkeys(text for data in datasets.values() for text in data.queries.values()))
         self.corpus = list(dict.fromkeys(text for data in datasets.values() for text in passages(data).values()))
@@ -258,7 +272,11 @@ class _DenseSearch:
         for name, data in self.datasets.items():
             asked = queries[[query_row[text] for text in data.queries.values()]]
             searched = corpus[[chunk_row[text] for text in passages(data).values()]]
-            self.rankings[name][system] = _search_vectors(data, asked, searched)
+            self.rankings[name][system] = search_vectors(data, asked, searched)
+            if texts := self.index_queries[name]:
+                more = self.store.embed(model, [text for text, _ in texts], "query", bf16=self.bf16)
+                owner = np.array([chunk for _, chunk in texts])
+                self.rankings[name][queries_name(system)] = search_vectors(data, asked, searched, more, owner)
         inner = sentence_transformer(model)
         self.costs.append(
             {
@@ -266,6 +284,7 @@ class _DenseSearch:
                 "parameters": sum(p.numel() for p in inner.parameters()) if inner is not None else None,
                 "dimensions": corpus.shape[1],
                 "max_seq_length": None if inner is None or is_static(inner) else inner.max_seq_length,
+                "prompts": inner is not None and any(inner.prompts.values()),
                 "embedded": self.store.embedded - before,
                 "seconds": round(time.perf_counter() - start, 2),
             }
@@ -277,7 +296,6 @@ def _search_with_models(
     notes: list[str], verbose: bool,
 ) -> str | None:  # fmt: skip
     """Search with each model, and with the base read to the fine-tuned model's length; return the latter's name."""
-    lengths: dict[str, int | None] = {}
     for system in progress(list(systems), desc="models", unit="model", disable=not verbose):
         try:
             model = as_model(systems[system])
@@ -287,9 +305,8 @@ def _search_with_models(
                 raise
             notes.append(f"{system} was left out: {first_line(error)}")
             continue
-        inner = sentence_transformer(model)
-        lengths[system] = None if inner is None or is_static(inner) else inner.max_seq_length
-        del model, inner
+        del model
+    lengths = {row["system"]: row["max_seq_length"] for row in search.costs}
     if not compared_length or not tuned or not lengths[base] or not lengths[tuned]:
         return None
     model = as_model(systems[base])
@@ -322,8 +339,33 @@ def _search(dataset, search: Callable[[np.ndarray, np.ndarray, list[str]], Ranki
     return Ranking(index, score)
 
 
-def _search_vectors(dataset, queries: np.ndarray, corpus: np.ndarray) -> Ranking:
-    return _search(dataset, lambda rows, columns, ids: vector_search(queries[rows], corpus[columns], ids))
+def search_vectors(
+    dataset, queries: np.ndarray, corpus: np.ndarray, more: np.ndarray | None = None, owner: np.ndarray | None = None
+) -> Ranking:
+    """Return the ranking of the chunks for each question; see `vector_search`, or with `more` `any_vector_search`."""
+    if more is None:
+        return _search(dataset, lambda rows, columns, ids: vector_search(queries[rows], corpus[columns], ids))
+
+    def search(rows: np.ndarray, columns: np.ndarray, ids: list[str]) -> Ranking:
+        there = np.isin(owner, columns)
+        return any_vector_search(
+            queries[rows], corpus[columns], more[there], np.searchsorted(columns, owner[there]), ids
+        )
+
+    return _search(dataset, search)
+
+
+def _queries_of(dataset, index_queries) -> list[tuple[str, int]]:
+    """Return the queries generated for a dataset's chunks, each with its chunk's position; none if one of them is asked."""
+    if index_queries is None or set(index_queries.queries.values()) & set(dataset.queries.values()):
+        return []
+    position = {chunk: i for i, chunk in enumerate(dataset.corpus)}
+    return [
+        (text, position[chunk])
+        for query, text in index_queries.queries.items()
+        for chunk in index_queries.relevant_docs[query]
+        if chunk in position
+    ]
 
 
 def _with_keywords(dataset, dense: dict[str, Ranking], bm25: bool, hybrid: bool) -> dict[str, Ranking]:

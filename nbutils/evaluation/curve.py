@@ -1,19 +1,25 @@
 """How much data does it take? Models trained on nested parts of the chunks, judged on the same questions."""
 
 import random
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nbutils.core import UserError
+from nbutils.evaluation.compare import ranking_metrics, search_vectors
 from nbutils.evaluation.stats import bootstrap_intervals
+from nbutils.evaluation.walkthrough import embed_dataset, relevance
+from nbutils.models.names import load_model
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MARGIN = 0.02  # a gain that nobody would notice
+FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1)
 
 
 def learning_curve(
@@ -21,7 +27,7 @@ def learning_curve(
     train: Callable[[EmbeddingQAFinetuneDataset], Any],
     judge: Callable[[Any], Sequence[float]],
     base: Any,
-    fractions: Sequence[float] = (1 / 8, 1 / 4, 1 / 2, 1),
+    fractions: Sequence[float] = FRACTIONS,
     *,
     clusters: Sequence[str] | None = None,
     seed: int = 0,
@@ -69,6 +75,52 @@ def learning_curve(
         f"More documents {told}: from {rows[-2]['chunks']} to {rows[-1]['chunks']} chunks the score on {len(gain)} "
         f"questions changed by {gain.mean():+.3f} (95 % interval {low:+.3f} to {high:+.3f})."
     )
+
+
+def curve_of_run(
+    dataset: EmbeddingQAFinetuneDataset, questions, base: str, model: str | Path, training: Mapping[str, Any],
+    *, metric: str = "hit_rate@5", seed: int = 0,
+) -> "tuple[pd.DataFrame, str]":  # fmt: skip
+    """Return the `learning_curve` of a run whose model, trained on all, stands for the last point.
+
+    The three smaller trainings take 7/8 of the time that the model took; that is printed before they begin.
+
+    Args:
+        dataset: the questions that the model was trained on.
+        questions: those that judge, see `compare_models`.
+        base: the name of the base model.
+        model: the folder of the trained model.
+        training: `engine.summary` of its training, which gives the recipe.
+        metric: a metric of `nbutils.models.metrics.query_metrics`.
+        seed: of the order of the chunks and of the intervals.
+
+    Raises:
+        UserError: the model was not trained by `nbutils.training.engine`, or on fewer than 8 chunks.
+    """
+    from nbutils.training.engine import SentenceTransformersFinetuneEngine
+
+    if training["recipe"].get("loss") != "grouped":
+        raise UserError("LEARNING_CURVE needs a model that ENGINE nbutils trained with its own loss.")
+    options = {name: value for name, value in training["recipe"].items() if name != "loss"}
+    options |= {"max_seq_length": training["max_seq_length"], "prompts": load_model(model).prompts}
+    minutes = sum(FRACTIONS[:-1]) * training["seconds"] / 60
+    print(f"Three more trainings, on an eighth, a quarter and half of the chunks, take about {minutes:.1f} minutes.")
+
+    def train(part: EmbeddingQAFinetuneDataset):
+        if len(part.queries) == len(dataset.queries):
+            return model
+        with tempfile.TemporaryDirectory() as folder:
+            engine = SentenceTransformersFinetuneEngine(
+                part, base, Path(folder, "model"), show_progress_bar=False, **options
+            )
+            engine.finetune()
+        return engine.model.eval()
+
+    def judge(judged) -> np.ndarray:
+        return ranking_metrics(questions, search_vectors(questions, *embed_dataset(questions, judged)))[metric]
+
+    clusters = [next(iter(grades)) for grades in relevance(questions).values()]
+    return learning_curve(dataset, train, judge, base, clusters=clusters, seed=seed)
 
 
 def _part(dataset: EmbeddingQAFinetuneDataset, owner: dict[str, str], chunks: set[str]) -> EmbeddingQAFinetuneDataset:

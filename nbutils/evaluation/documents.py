@@ -46,6 +46,5 @@ def document_metrics(
         before = next((i for i, chunk in enumerate(first) if chunk in grades), len(first))
         mistaken = any(not in_file[i] and sources[first[i]][1] in pages for i in range(before))
         rows.append((any(in_file[:1]), any(in_file), mistaken))
-    names = dict.fromkeys(("right_file@1", f"right_file@{top_k}"))
-    first_1, first_k, mistaken = np.array(rows, dtype=np.float64).T
-    return dict(zip(names, (first_1, first_k), strict=False)) | {f"wrong_file_same_page@{top_k}": mistaken}
+    names = ("right_file@1", f"right_file@{top_k}", f"wrong_file_same_page@{top_k}")
+    return dict(zip(names, np.array(rows, dtype=np.float64).T, strict=True))

@@ -1,14 +1,13 @@
 """Whether the fine-tuned model forgot: general questions that it was not tuned for, searched before and after."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbutils.core import UserError, first_line, project_folder
 from nbutils.evaluation.compare import compare_models
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
-from nbutils.questions.tables import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,23 +15,15 @@ if TYPE_CHECKING:
     from nbutils.evaluation.walkthrough import Model
 
 
-def load_general_knowledge(path: str | Path | None = None) -> EmbeddingQAFinetuneDataset:
-    """Return the general-knowledge retrieval set: short passages on many subjects, with a question on each.
-
-    Args:
-        path: JSON Lines with `id`, `subject`, `passage` and `question`; default is the project's own.
-
-    Raises:
-        UserError: no such file, or a line that lacks a field.
-    """
-    path = Path(path or project_folder() / "data" / "general_knowledge.jsonl")
-    corpus, queries, relevant = {}, {}, {}
-    for number, row in read_table(path)[0]:
-        if not all(row.get(name) for name in ("id", "passage", "question")):
-            raise UserError(f"{path}, row {number}: 'id', 'passage' and 'question' are needed.")
-        corpus[row["id"]], queries[f"q-{row['id']}"] = row["passage"], row["question"]
-        relevant[f"q-{row['id']}"] = [row["id"]]
-    return EmbeddingQAFinetuneDataset(queries=queries, corpus=corpus, relevant_docs=relevant)
+def load_general_knowledge() -> EmbeddingQAFinetuneDataset:
+    """Return the project's general-knowledge retrieval set: short passages on many subjects, with a question on each."""
+    text = (project_folder() / "data" / "general_knowledge.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    return EmbeddingQAFinetuneDataset(
+        queries={f"q-{row['id']}": row["question"] for row in rows},
+        corpus={row["id"]: row["passage"] for row in rows},
+        relevant_docs={f"q-{row['id']}": [row["id"]] for row in rows},
+    )
 
 
 @dataclass
@@ -43,7 +34,7 @@ class Forgetting:
         table: one row per set: `set`, `base`, `tuned`, `difference`, `low`, `high`, `p`, `questions` (metric:
             `metric`). The intervals hold for all sets together with 95 % (Bonferroni).
         threshold: a drop that is surely larger counts as forgetting.
-        metric: which one.
+        metric: of the table.
         notes: what was left out and why.
     """
 
@@ -88,8 +79,6 @@ def check_forgetting(
     nanobeir: bool = False,
     threshold: float = 0.03,
     metric: str = "ndcg@10",
-    bf16: bool | None = False,
-    cache=None,
 ) -> Forgetting:
     """Return what the model knew before and knows after fine-tuning, on retrieval sets that it was not tuned for.
 
@@ -100,16 +89,14 @@ def check_forgetting(
         nanobeir: also run NanoBEIR's 13 sets, where a hub is reachable (a note says so where it is not).
         threshold: the largest drop of the metric that is not called forgetting.
         metric: column of `Comparison.per_query`.
-        bf16: compute in bfloat16; None is where it pays.
-        cache: folder of the embedding cache, False for none.
     """
     notes: list[str] = []
     datasets = dict(datasets) if datasets is not None else {"general knowledge": load_general_knowledge()}
     if nanobeir:
         datasets |= _nanobeir(notes)
     comparison = compare_models(
-        datasets, {"base": base, "tuned": tuned}, bm25=False, hybrid=False, compared_length=False, bf16=bf16,
-        cache=cache, verbose=False, level=1 - 0.05 / len(datasets), draws=2000 * len(datasets),
+        datasets, {"base": base, "tuned": tuned}, bm25=False, hybrid=False, compared_length=False,
+        verbose=False, level=1 - 0.05 / len(datasets), draws=2000 * len(datasets),
     )  # fmt: skip
     values = comparison.table[comparison.table.metric == metric].pivot(
         index="question_set", columns="system", values="value"

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 
 def _pair(comparison: Comparison, question_set: str | None, system: str | None):
-    question_set = question_set or comparison.decisive
-    system = system or comparison.tuned
+    question_set, system = question_set or comparison.decisive, system or comparison.tuned
     if question_set not in comparison.datasets or system not in comparison.rankings[question_set]:
         raise UserError(f"There is no system {system!r} or no question set {question_set!r} in the comparison.")
     rows = comparison.per_query[comparison.per_query.question_set == question_set]
@@ -48,24 +47,19 @@ def wins_and_losses(
     import pandas as pd
 
     question_set, before, after = _pair(comparison, question_set, system)
-    corpus = comparison.datasets[question_set].corpus
+    dataset = comparison.datasets[question_set]
     change = (1 / after["rank"]).fillna(0) - (1 / before["rank"]).fillna(0)
-
-    def first(rows):
-        return rows.retrieved.map(lambda ids: ids[0] if ids else None)
-
-    expected = pd.Series(
-        {
-            query: next(id_ for id_ in [*after.retrieved[query], *before.retrieved[query], *grades] if id_ in grades)
-            for query, grades in relevance(comparison.datasets[question_set]).items()
-        }
-    )
+    expected = {
+        query: next(id_ for id_ in [*after.retrieved[query], *before.retrieved[query], *grades] if id_ in grades)
+        for query, grades in relevance(dataset).items()
+    }
     columns = {
         "outcome": np.where(change > 0, "win", "loss"), "question": after.question,
         "base_rank": before["rank"], "rank": after["rank"], "change": change,
     }  # fmt: skip
-    for name, ids in (("expected", expected), ("base_first", first(before)), ("first", first(after))):
-        columns |= {name: ids, f"{name}_text": ids.map(corpus)}
+    found = pd.Series(expected), before.retrieved.str.get(0), after.retrieved.str.get(0)
+    for name, ids in zip(("expected", "base_first", "first"), found, strict=True):
+        columns |= {name: ids, f"{name}_text": ids.map(dataset.corpus).fillna("")}
     frame = pd.DataFrame(columns)[change.abs() > 1e-12].reset_index()
     frame = frame.sort_values("change", key=lambda c: -c.abs(), kind="stable")
     parts = [frame[frame.outcome == outcome].head(limit or len(frame)) for outcome in ("win", "loss")]
@@ -79,11 +73,10 @@ def examples_html(frame: "pd.DataFrame", characters: int = 400) -> "HTML":
         frame: the rows to show.
         characters: of each chunk.
     """
-
     from IPython.display import HTML
 
     def shown(text) -> str:
-        text = "" if text is None else re.sub(r"\s+", " ", str(text)).strip()
+        text = " ".join(str(text or "").split())
         return html.escape(text if len(text) <= characters else text[:characters].rsplit(" ", 1)[0] + " …")
 
     def rank(value) -> str:
@@ -92,12 +85,14 @@ def examples_html(frame: "pd.DataFrame", characters: int = 400) -> "HTML":
     parts = []
     for row in frame.itertuples():
         title = f"<strong>{'▲ win' if row.outcome == 'win' else '▼ loss'}</strong> {html.escape(str(row.question))}"
-        texts = {
-            "relevant chunk": row.expected_text, "first before": row.base_first_text, "first after": row.first_text
-        }  # fmt: skip
+        texts = zip(
+            ("relevant chunk", "first before", "first after"),
+            (row.expected_text, row.base_first_text, row.first_text),
+            strict=True,
+        )
         cells = "".join(
             f"<tr><th style='width:7em'>{name}</th><td style='text-align:left'>{shown(text)}</td></tr>"
-            for name, text in texts.items()
+            for name, text in texts
         )
         parts.append(
             f"<details open><summary>{title} — relevant chunk {rank(row.base_rank)} before, {rank(row.rank)} after"
@@ -107,25 +102,19 @@ def examples_html(frame: "pd.DataFrame", characters: int = 400) -> "HTML":
 
 
 _HOW_MANY = r"\bhow (many|much|large|big|long|often|far|high|old)\b|\bwhat (percentage|share|amount|number)\b"
-_ASKING = {
-    "how": "how", "why": "why", "who": "who", "whom": "who", "whose": "who", "when": "when", "where": "where",
-    "which": "which", "what": "what",
-}  # fmt: skip
-_AUXILIARIES = [
-    "is", "are", "was", "were", "do", "does", "did", "has", "have", "had", "can", "could", "will", "would", "should",
-    "may", "might", "must", "am",
-]  # fmt: skip
+_ASKING = r"(?<!\S)(how|why|who|when|where|which|what|whom|whose)(?!\S)"
+_AUXILIARIES = r"(is|are|was|were|do|does|did|has|have|had|can|could|will|would|should|may|might|must|am)(?!\S)"
 
 
 def question_style(question: str) -> str:
     """Return how a question asks: how many, how, why, who, when, where, which, what, yes or no, or no question word."""
-    words = re.findall(r"[a-z']+", question.lower())
-    if re.search(_HOW_MANY, " ".join(words)):
+    words = " ".join(re.findall(r"[a-z']+", question.lower()))
+    if re.search(_HOW_MANY, words):
         return "how many"
-    asking = [(place, _ASKING[word]) for place, word in enumerate(words) if word in _ASKING]
-    if words and words[0] in _AUXILIARIES and (not asking or asking[0][0] > 3):
+    asking = re.search(_ASKING, words)
+    if re.match(_AUXILIARIES, words) and (not asking or words[: asking.start()].count(" ") > 3):
         return "yes or no"
-    return asking[0][1] if asking else "no question word"
+    return asking[1].replace("whom", "who").replace("whose", "who") if asking else "no question word"
 
 
 def question_attributes(dataset, nodes: Sequence | None = None) -> "pd.DataFrame":
@@ -143,22 +132,20 @@ def question_attributes(dataset, nodes: Sequence | None = None) -> "pd.DataFrame
 
     places = {node.node_id: source(node) for node in nodes or ()}
     last = {document: page or 0 for document, page in sorted(places.values(), key=lambda place: place[1] or 0)}
-    rows = []
+    rows = {}
     for query_id, question in dataset.queries.items():
         count = len(question.split())
-        row = {
+        rows[query_id] = row = {
             "question style": question_style(question),
             "question length": "up to 8 words" if count <= 8 else "9 to 15 words" if count <= 15 else "over 15 words",
             "numbers": "with a number" if re.search(r"\d", question) else "without a number",
         }
         document, page = places.get(next(iter(dataset.relevant_docs[query_id])), ("", None))
-        if document:
-            row["document"] = document
+        row |= {"document": document} if document else {}
         if page:
             third = min(2, (page - 1) * 3 // max(last[document], 1))
             row["page region"] = ("1st third", "2nd third", "3rd third")[third]
-        rows.append(row)
-    return pd.DataFrame(rows, index=pd.Index(list(dataset.queries), name="query"))
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def slices(
@@ -166,9 +153,8 @@ def slices(
     nodes: Sequence | None = None,
     question_set: str | None = None,
     system: str | None = None,
-    metric: str = "mrr@10",
 ) -> "pd.DataFrame":
-    """Return base, system and their paired difference on parts of the questions.
+    """Return the MRR@10 of base and system and their paired difference on parts of the questions.
 
     What does not split the questions, such as the document where there is but one, is left out. The intervals are each
     slice's own: of 20 slices one is expected to exclude 0 by chance.
@@ -178,7 +164,6 @@ def slices(
         nodes: the corpus' nodes, for document and page region.
         question_set: default is the decisive one.
         system: default is the fine-tuned one.
-        metric: a metric column of `Comparison.per_query`.
 
     Returns:
         `slice`, `group`, `questions`, `base`, `system`, `difference`, `low`, `high` (95 % interval over chunks).
@@ -189,26 +174,20 @@ def slices(
     attributes = question_attributes(comparison.datasets[question_set], nodes)
     rows = []
     for name in attributes:
-        if attributes[name].nunique() < 2:
-            continue
-        for group, part in attributes.groupby(name, sort=True):
-            one, other = before.loc[part.index, metric].to_numpy(), after.loc[part.index, metric].to_numpy()
-            low, high = bootstrap_intervals(other - one, after.loc[part.index, "cluster"])
-            rows.append(
-                {"slice": name, "group": group, "questions": len(part), "base": one.mean(), "system": other.mean(),
-                 "difference": (other - one).mean(), "low": low[0], "high": high[0]}
-            )  # fmt: skip
+        groups = attributes.groupby(name, sort=True)
+        for group, part in groups if len(groups) > 1 else ():
+            one, other = (each.loc[part.index, "mrr@10"].to_numpy() for each in (before, after))
+            (low,), (high,) = bootstrap_intervals(other - one, after.loc[part.index, "cluster"])
+            rows.append((name, group, len(part), one.mean(), other.mean(), (other - one).mean(), low, high))
     return pd.DataFrame(rows, columns=["slice", "group", "questions", "base", "system", "difference", "low", "high"])
 
 
-def similarities(dataset, model, *, bf16: bool | None = False, cache=None) -> "pd.DataFrame":
+def similarities(dataset, model) -> "pd.DataFrame":
     """Return how near each question is to its relevant chunk and to the nearest other one.
 
     Args:
         dataset: anything with `queries`, `corpus` and `relevant_docs`.
         model: a name or a model.
-        bf16: compute in bfloat16; None is where it pays.
-        cache: folder of the embedding cache, False for none.
 
     Returns:
         Indexed by question id: `right`, `wrong` (cosine similarities from -1 to 1; the right one is the best of
@@ -216,7 +195,7 @@ def similarities(dataset, model, *, bf16: bool | None = False, cache=None) -> "p
     """
     import pandas as pd
 
-    queries, corpus = embed_dataset(dataset, model, bf16=bf16, cache=cache)
+    queries, corpus = embed_dataset(dataset, model)
     position = {chunk: i for i, chunk in enumerate(dataset.corpus)}
     rows = []
     for vector, grades in zip(queries, relevance(dataset).values(), strict=True):
@@ -226,7 +205,7 @@ def similarities(dataset, model, *, bf16: bool | None = False, cache=None) -> "p
     return pd.DataFrame(rows, columns=["right", "wrong"], index=pd.Index(list(dataset.queries), name="query"))
 
 
-def map_points(dataset, model, *, bf16: bool | None = False, cache=None) -> "pd.DataFrame":
+def map_points(dataset, model) -> "pd.DataFrame":
     """Return chunks and questions in the plane: their first two principal components (of the chunks).
 
     Returns:
@@ -234,7 +213,7 @@ def map_points(dataset, model, *, bf16: bool | None = False, cache=None) -> "pd.
     """
     import pandas as pd
 
-    queries, corpus = embed_dataset(dataset, model, bf16=bf16, cache=cache)
+    queries, corpus = embed_dataset(dataset, model)
     centre = corpus.mean(axis=0)
     axes = np.linalg.svd(corpus - centre, full_matrices=False)[2][:2]
     axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
@@ -247,26 +226,24 @@ def map_points(dataset, model, *, bf16: bool | None = False, cache=None) -> "pd.
     return frame
 
 
+BITS = {"float32": 32, "int8": 8, "binary": 1}
+
+
 def _quantise(queries: np.ndarray, corpus: np.ndarray, precision: str) -> tuple[np.ndarray, np.ndarray]:
-    if precision == "float32":
-        return queries, corpus
+    if precision == "binary":
+        return np.where(queries > 0, 1, -1).astype(np.float32), np.where(corpus > 0, 1, -1).astype(np.float32)
     if precision == "int8":
         low, high = corpus.min(axis=0), corpus.max(axis=0)
         step = np.maximum(high - low, 1e-12) / 255
-        restored = np.clip(np.round((corpus - low) / step), 0, 255) * step + low
-        return queries, restored.astype(np.float32)
-    return np.where(queries > 0, 1, -1).astype(np.float32), np.where(corpus > 0, 1, -1).astype(np.float32)
+        corpus = (np.clip(np.round((corpus - low) / step), 0, 255) * step + low).astype(np.float32)
+    return queries, corpus
 
 
 def size_curve(
     dataset,
     models: dict[str, object],
-    dimensions: Sequence[int] | None = None,
-    precisions: Sequence[str] = ("float32", "int8", "binary"),
-    *,
+    dimensions: Sequence[int] = (32, 64, 128, 256, 512, 1024),
     metric: str = "ndcg@10",
-    bf16: bool | None = False,
-    cache=None,
 ) -> "pd.DataFrame":
     """Return quality against the size of a stored vector: fewer dimensions, fewer bits.
 
@@ -277,32 +254,25 @@ def size_curve(
     Args:
         dataset: anything with `queries`, `corpus` and `relevant_docs`.
         models: system name -> model or name.
-        dimensions: how many leading numbers to keep; default is 32, 64, 128, … up to all.
-        precisions: "float32", "int8", "binary".
+        dimensions: how many leading numbers to keep, beside all.
         metric: a metric of `nbutils.models.metrics.query_metrics`.
-        bf16: compute in bfloat16; None is where it pays.
-        cache: folder of the embedding cache, False for none.
 
     Returns:
-        `system`, `dimensions`, `precision`, `bytes` (per vector), `value`, `low`, `high` (95 % interval over chunks).
+        `system`, `dimensions`, `precision` (float32, int8, binary), `bytes` (per vector), `value`, `low`, `high` (95 %
+        interval over chunks).
     """
     import pandas as pd
 
     clusters = [next(iter(grades)) for grades in relevance(dataset).values()]
     rows = []
     for system, model in models.items():
-        queries, corpus = embed_dataset(dataset, model, bf16=bf16, cache=cache)
+        queries, corpus = embed_dataset(dataset, model)
         full = corpus.shape[1]
-        kept = sorted({d for d in dimensions or (32, 64, 128, 256, 512, 1024, full) if d <= full})
-        for count in kept:
+        for count in sorted({d for d in (*dimensions, full) if d <= full}):
             parts = [unit(part[:, :count]) for part in (queries, corpus)]
-            for precision in precisions:
+            for precision, bits in BITS.items():
                 ranking = vector_search(*_quantise(*parts, precision), list(dataset.corpus))
                 values = ranking_metrics(dataset, ranking)[metric]
-                low, high = bootstrap_intervals(values, clusters, draws=500)
-                bits = {"float32": 32, "int8": 8, "binary": 1}[precision]
-                rows.append(
-                    {"system": system, "dimensions": count, "precision": precision, "bytes": -(-count * bits // 8),
-                     "value": values.mean(), "low": low[0], "high": high[0]}
-                )  # fmt: skip
-    return pd.DataFrame(rows)
+                (low,), (high,) = bootstrap_intervals(values, clusters, draws=500)
+                rows.append((system, count, precision, -(-count * bits // 8), values.mean(), low, high))
+    return pd.DataFrame(rows, columns=["system", "dimensions", "precision", "bytes", "value", "low", "high"])

@@ -109,7 +109,7 @@ def without_chunks(dataset, chunks: Sequence[str]):
     return rest
 
 
-def remove_leaks(dataset, train_corpus: dict[str, str], *, keep: bool = False, threshold: float = 0.8):
+def remove_leaks(dataset, train_corpus: dict[str, str], *, keep: bool = False):
     """Return the validation dataset without the chunks that stand in the training corpus, and the leaks found.
 
     What was found is printed, with the chunks' ids.
@@ -118,12 +118,11 @@ def remove_leaks(dataset, train_corpus: dict[str, str], *, keep: bool = False, t
         dataset: the validation dataset.
         train_corpus: id -> text of the training chunks.
         keep: only name and count them.
-        threshold: as for `find_leaks`.
 
     Raises:
         UserError: nothing would be left to judge with.
     """
-    leaks = find_leaks(train_corpus, dataset.corpus, threshold)
+    leaks = find_leaks(train_corpus, dataset.corpus)
     if not leaks:
         return dataset, leaks
     exact = sum(leak.exact for leak in leaks)

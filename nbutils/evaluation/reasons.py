@@ -1,5 +1,6 @@
 """Why fine-tuning did not help: rules that name a cause, its evidence and a next step."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from nbutils.evaluation.compare import Comparison
 from nbutils.evaluation.inspection import question_style
 from nbutils.evaluation.leaks import wording_overlap
 from nbutils.evaluation.verdict import questions_needed
-from nbutils.models.names import DEFAULT_MODEL, load_tokenizer
+from nbutils.models.names import DEFAULT_MODEL, load_tokenizer, prompts_for
 from nbutils.questions.dataset import passages
 from nbutils.questions.filters import near_duplicates
 
@@ -28,8 +29,8 @@ def reasons(
     """Return what may be why the fine-tuned model is no better than the base on the decisive question set.
 
     The rules look at: whether these questions can tell; room above the base; how unlike them those of training are
-    (words shared with their chunk, length, kind); chunks: how many, near-copies, cut off at the reading length; how
-    training went. A rule says what speaks for a cause; that it is the cause only another run shows.
+    (words shared with their chunk, length, kind); chunks: how many, near-copies, cut off at the reading length; prompts
+    that the base was trained with and that are missing; how training went. A rule says what speaks for a cause; that it is the cause only another run shows.
 
     Args:
         comparison: with a fine-tuned system.
@@ -55,7 +56,7 @@ def reasons(
     if not gain.low > 0:
         gold = comparison.datasets[decisive]
         rows += [*_judging(gain, base, metric), *_unlike(train_dataset, gold, asked(decisive))]
-        rows += [*_chunks(train_dataset, gold, summary), *_training(gain, summary)]
+        rows += [*_chunks(train_dataset, gold, summary), *_prompts(comparison, summary), *_training(gain, summary)]
     return pd.DataFrame(rows, columns=["cause", "evidence", "next_step"])
 
 
@@ -104,6 +105,14 @@ def _chunks(train, gold, summary: Mapping) -> Iterator[Reason]:
     if (share := np.mean([len(ids) > limit for ids in tokens])) > 0.2:
         evidence = f"about {share:.0%} of the chunks are longer than the {limit} tokens that the model reads"
         yield "length cut off", evidence, "lower CHUNK_SIZE, or raise MAX_SEQ_LENGTH if the model can read more"
+
+
+def _prompts(comparison: Comparison, summary: Mapping) -> Iterator[Reason]:
+    prompts = {name: prompts_for(name) for name in summary.get("base_models", ()) if any(prompts_for(name).values())}
+    if prompts and comparison.costs is not None and not comparison.costs.set_index("system").prompts[comparison.tuned]:
+        name, wanted = prompts.popitem()
+        evidence = f"models named like {name} were trained with {wanted}; this one puts nothing before a text"
+        yield "prompts missing", evidence, f"train with OPTIONS {json.dumps({'prompts': wanted}, ensure_ascii=False)}"
 
 
 def _training(gain, summary: Mapping) -> Iterator[Reason]:

@@ -59,11 +59,9 @@ def gold_sets(
         print(
             f"{len(copies)} gold questions have a near-copy among the training questions:", *copies.question, sep="\n- "
         )
-        rest = {
-            f"{each}, no near-copies": with_queries(data, data.queries.keys() - set(copies.index))
-            for each, data in sets.items()
-        }
-        sets |= {each: data for each, data in rest.items() if data.queries}
+        for each, data in list(sets.items()):
+            if kept := data.queries.keys() - set(copies.index):
+                sets[f"{each}, no near-copies"] = with_queries(data, kept)
     return sets
 
 
@@ -89,8 +87,8 @@ def near_copies(asked: Mapping[str, str], taught: Iterable[str], threshold: floa
     for key, question in asked.items():
         mine = set(plain_words(question))
         candidates = {number for word in mine for number in with_word.get(word, ())}
-        shares = {number: len(mine & words[number][1]) / len(mine | words[number][1]) for number in candidates}
-        best = max(shares, key=shares.__getitem__, default=None)
-        if best is not None and shares[best] >= threshold:
-            rows[key] = (question, words[best][0], round(shares[best], 2))
+        shares = ((len(mine & words[number][1]) / len(mine | words[number][1]), number) for number in candidates)
+        share, best = max(shares, default=(0, 0))
+        if share >= threshold:
+            rows[key] = (question, words[best][0], round(share, 2))
     return pd.DataFrame.from_dict(rows, orient="index", columns=["question", "taught", "share"])

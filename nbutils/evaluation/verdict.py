@@ -3,7 +3,6 @@
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,10 +11,6 @@ from nbutils.evaluation.compare import BM25, Comparison, hybrid_name
 from nbutils.evaluation.forgetting import Forgetting
 from nbutils.evaluation.leaks import wording_overlap
 from nbutils.evaluation.stats import holm
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 LEAST_CHUNKS = 30
 BORROWED = 0.6  # questions that share more of their words with their chunks flatter keyword search
@@ -29,14 +24,11 @@ class Effect:
     """One paired difference between two systems on one question set, as `compare_models` tested it.
 
     Args:
-        system: what was compared.
-        reference: with what.
-        question_set: on which questions.
+        system, reference, question_set: what was compared with what, on which questions.
         value, reference_value: means of the metric.
         difference, low, high: difference of the means and its 95 % interval.
         p: permutation p-value; that of the planned comparison stands alone, the others are corrected together.
-        questions: their number.
-        chunks: number of different chunks that they ask about.
+        questions, chunks: number of questions, and of different chunks that they ask about.
         outcome: "better" or "worse" (p below alpha), else "same" (the whole interval within the margin, from at least
             30 chunks: a few that happen not to move prove nothing), else "unclear".
     """
@@ -62,9 +54,8 @@ class Effect:
             "same": f"the same within ±{margin}",
             "unclear": "too little to tell from chance",
         }[self.outcome]
-        interval = f"95 % interval {self.low:+.3f} to {self.high:+.3f}"
-        if self.chunks == 1:
-            interval = "no interval: all ask about one chunk"
+        alone = "no interval: all ask about one chunk"
+        interval = f"95 % interval {self.low:+.3f} to {self.high:+.3f}" if self.chunks > 1 else alone
         p = "below 0.001" if self.p < 0.001 else f"{self.p:.3f}"
         return (
             f"On the {self.questions} {asked(self.question_set)}, {self.system} against {self.reference}: "
@@ -146,7 +137,6 @@ def verdict(
     margin: float = 0.02,
     alpha: float = 0.05,
     also: Sequence[str] = (),
-    slices: "pd.DataFrame | None" = None,
     costs: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Return the verdict on the fine-tuned model.
@@ -182,7 +172,6 @@ def verdict(
         margin: a difference that nobody would notice.
         alpha: significance level.
         also: other fine-tuned systems, whose differences from the base are told on every set that judges them.
-        slices: result of `nbutils.evaluation.inspection.slices`, to say on which questions.
         costs: what it cost, name -> text, e.g. {"training": "153 s on 2 cores"}.
 
     Raises:
@@ -195,19 +184,20 @@ def verdict(
         raise UserError(f"There is no metric {metric!r} in the comparison.")
     also = [system for system in also if system != tuned]
     effects = _effects(comparison, metric, margin, alpha, also)
+
+    def on_decisive(system: str | None, reference: str | None) -> Effect | None:
+        return effects.get((decisive, system, reference))
+
     main = effects[decisive, tuned, base]
-    others = [effects[name, tuned, base] for name in comparison.datasets
-              if name != decisive and (name, tuned, base) in effects]  # fmt: skip
-    rest = [effect for (_, system, reference), effect in effects.items() if system in also and reference == base]
-    length = [
-        effects.get((decisive, *pair)) for pair in ((comparison.same_length, base), (tuned, comparison.same_length))
-    ]
+    from_base = [effect for effect in effects.values() if effect.reference == base]
+    others = [effect for effect in from_base if effect.system == tuned and effect is not main]
+    rest = [effect for effect in from_base if effect.system in also]
+    length = [on_decisive(comparison.same_length, base), on_decisive(tuned, comparison.same_length)]
     kind = _kind(main, others, length, forgetting, margin)
 
     chosen = tuned if kind == "better" else base
-    keywords = [effects.get((decisive, *pair)) for pair in
-                ((BM25, chosen), (hybrid_name(chosen), chosen), (hybrid_name(chosen), BM25))]  # fmt: skip
-    bm25, hybrid, hybrid_to_bm25 = keywords
+    bm25, hybrid = on_decisive(BM25, chosen), on_decisive(hybrid_name(chosen), chosen)
+    hybrid_to_bm25 = on_decisive(hybrid_name(chosen), BM25)
     ahead = any(effect and effect.outcome == "better" for effect in (bm25, hybrid))
     by_people = decisive in comparison.human
     wording = {name: wording_overlap(data).mean() for name, data in comparison.datasets.items()}
@@ -220,11 +210,9 @@ def verdict(
     shown = [main, *others, *rest, *length, bm25, hybrid, hybrid_to_bm25 if ahead else None]
     lines = [effect.sentence(metric, margin) for effect in shown if effect]
     lines += [_wording(name, share, name in comparison.human) for name, share in wording.items()]
-    lines += _where(slices)
     if forgetting is not None:
         lines.append("Forgetting: " + str(forgetting).replace("\n", " "))
-    lines += _cost_lines(comparison, costs)
-    lines += [*comparison.notes, SEED_NOTE]
+    lines += [*_cost_lines(comparison, costs or {}), *comparison.notes, SEED_NOTE]
     steps = _steps(kind, advice, main, chosen, comparison.same_length, margin, by_people)
     if ahead and flattered:
         steps.append("Do not choose keyword search or hybrid by these questions: they borrow their chunks' words.")
@@ -282,21 +270,8 @@ def _wording(question_set: str, share: float, by_people: bool) -> str:
     return f"{share:.0%} of the content words of the {asked(question_set)} stand in their chunk{tail}."
 
 
-def _where(slices: "pd.DataFrame | None") -> list[str]:
-    if slices is None or not len(slices):
-        return []
-    big = slices[slices.questions >= 10]
-    gained, lost = big[big.low > 0].nlargest(3, "difference"), big[big.high < 0].nsmallest(3, "difference")
-    lines = []
-    for rows, word in ((gained, "Most was gained"), (lost, "Most was lost")):
-        if len(rows):
-            parts = [f"{r.slice} “{r.group}” ({r.difference:+.3f}, {r.questions} questions)" for r in rows.itertuples()]
-            lines.append(f"{word} on: {', '.join(parts)} (single slices, not corrected for their number).")
-    return lines
-
-
-def _cost_lines(comparison: Comparison, costs: Mapping[str, str] | None) -> list[str]:
-    lines = [f"Cost, {name}: {text}." for name, text in (costs or {}).items()]
+def _cost_lines(comparison: Comparison, costs: Mapping[str, str]) -> list[str]:
+    lines = [f"Cost, {name}: {text}." for name, text in costs.items()]
     if comparison.costs is not None:
         rows = comparison.costs.set_index("system")
         base, tuned = rows.loc[comparison.base], rows.loc[comparison.tuned]

@@ -102,6 +102,29 @@ def _ranking(scores: Callable[[slice], np.ndarray], rows: int, ids: Sequence[str
     return Ranking(index, score)
 
 
+def any_vector_search(
+    queries: np.ndarray, corpus: np.ndarray, more: np.ndarray, owner: np.ndarray, ids: Sequence[str], depth: int = DEPTH
+) -> Ranking:
+    """Search chunks that have several vectors each: a chunk's score is that of its nearest vector.
+
+    Args:
+        queries: shape (queries, dimensions), float32.
+        corpus: shape (chunks, dimensions), the chunks' own vectors.
+        more: shape (n, dimensions), further vectors.
+        owner: shape (n,), the chunk of each further vector, as its row in `corpus`.
+        ids, depth: as for `vector_search`.
+    """
+    owner = np.concatenate([np.arange(len(corpus)), owner]).astype(np.int64)
+    vectors, deep = np.concatenate([corpus, more]), depth * int(np.bincount(owner).max())
+    found = vector_search(queries, vectors, [ids[i] for i in owner], deep)
+    index = np.empty((len(queries), min(depth, len(ids))), dtype=np.int64)
+    score = np.empty(index.shape, dtype=np.float32)
+    for row, chunks in enumerate(owner[found.index]):
+        first = np.sort(np.unique(chunks, return_index=True)[1])[: index.shape[1]]
+        index[row], score[row] = chunks[first], found.score[row][first]
+    return Ranking(index, score)
+
+
 def retrieve_as_llama_index(queries: np.ndarray, corpus: np.ndarray, ids: Sequence[str], top_k: int) -> list[list[str]]:
     """Return for each query the ids that LlamaIndex's SimpleVectorStore returns, in its order.
 

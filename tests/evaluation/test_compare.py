@@ -184,3 +184,37 @@ def test_hybrid_search_weighs_both_rankings_alike(comparison):
     rankings, ids = comparison.rankings["gold"], list(comparison.datasets["gold"].corpus)
     fused = fuse(rankings["base"], rankings["BM25"], ids, 0.5)
     assert (rankings["base + BM25"].index == fused.index).all()
+
+
+def test_a_chunk_is_found_by_the_queries_generated_for_it(general, model):
+    """Also within each question's own document; not where the generated queries are those that judge."""
+    asked = dict(list(general.queries.items())[:20])
+    gold = general.model_copy(update={"queries": {query: f"{text} Or so?" for query, text in asked.items()}})
+    halves = gold.model_copy()
+    halves.__dict__["documents"] = {chunk: f"part {i % 2}" for i, chunk in enumerate(general.corpus)}
+    copied = general.model_copy(update={"queries": asked})
+    found = compare_models(
+        {"gold": gold, "halves": halves, "synthetic": copied}, {"base": model}, index_queries=general, bm25=False,
+        hybrid=False, verbose=False, draws=20,
+    )  # fmt: skip
+    assert list(found.rankings["synthetic"]) == ["base"]
+    assert any("the gold questions are searched in 120 vectors, not 60" in note for note in found.notes)
+    texts, ids = list(gold.queries.values()), list(gold.corpus)
+    asked, chunks, queries = (
+        model.encode(texts),
+        model.encode(list(gold.corpus.values())),
+        model.encode(list(general.queries.values())),
+    )
+    owner = [ids.index(general.relevant_docs[query][0]) for query in general.queries]
+    best = asked @ chunks.T
+    for column, scores in zip(owner, (asked @ queries.T).T, strict=True):
+        best[:, column] = np.maximum(best[:, column], scores)
+    for question_set in ("gold", "halves"):
+        ranking = found.rankings[question_set]["base + index queries"]
+        for row, query in enumerate(gold.queries):
+            own = halves.documents[gold.relevant_docs[query][0]]
+            there = [i for i, chunk in enumerate(ids) if question_set == "gold" or halves.documents[chunk] == own]
+            order = sorted(there, key=lambda i: -best[row, i])
+            assert [i for i in ranking.index[row] if i >= 0] == order
+    value = found.table.query("question_set == 'gold' and metric == 'mrr@10'").set_index("system").value
+    assert value["base + index queries"] > value["base"]

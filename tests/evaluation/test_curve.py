@@ -3,8 +3,10 @@ import itertools
 import pytest
 
 from nbutils.core import UserError
-from nbutils.evaluation.curve import learning_curve
+from nbutils.evaluation.curve import curve_of_run, learning_curve
+from nbutils.models.names import DEFAULT_MODEL, packaged_model
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
+from nbutils.training.options import TrainingOptions
 
 CHUNKS = [f"c{i:02}" for i in range(80)]
 DATA = EmbeddingQAFinetuneDataset(
@@ -66,3 +68,14 @@ def test_questions_about_one_chunk_count_together():
 def test_a_fraction_that_cannot_be_is_refused_before_any_training(fractions):
     with pytest.raises(UserError, match="fractions is"):
         learning_curve(DATA, None, None, None, fractions)
+
+
+def test_a_run_trains_three_parts_anew_and_takes_its_own_model_for_all(general, capsys):
+    recipe = TrainingOptions(epochs=1, batch_size=8, dev_fraction=0.25, learning_rate=1e-3).recipe()
+    training = {"recipe": recipe, "max_seq_length": 32, "seconds": 480.0}
+    table, sentence = curve_of_run(general, general, DEFAULT_MODEL, packaged_model(), training, metric="mrr@10")
+    assert list(table.chunks) == [0, 8, 15, 30, 60]
+    assert "take about 7.0 minutes" in capsys.readouterr().out
+    assert table.score.iloc[4] == table.score.iloc[0] and "from 30 to 60 chunks" in sentence
+    with pytest.raises(UserError, match="ENGINE nbutils"):
+        curve_of_run(general, general, DEFAULT_MODEL, packaged_model(), {"recipe": {"engine": "llama-index"}})

@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 from retrieval_examples import compared
 
@@ -102,3 +103,14 @@ def test_without_a_summary_nothing_is_said_of_training():
     assert found.cause.tolist() == ["too few chunks"] and "20 chunks" in found.evidence[0]
     with pytest.raises(UserError, match="no fine-tuned"):
         reasons(compared({"gold": {"base": MIDDLE}}, tuned=None), questions(plain))
+
+
+@pytest.mark.parametrize(
+    ("base", "prompts", "found"), [("e5-small", False, True), ("e5-small", True, False), ("other", False, False)]
+)
+def test_prompts_that_the_base_was_trained_with_and_that_are_missing_are_named(base, prompts, found):
+    comparison = compared(SAME, gold=questions(plain))
+    comparison.costs = pd.DataFrame({"system": ["base", "fine-tuned"], "prompts": prompts})
+    table = reasons(comparison, questions(plain), WENT | {"base_models": [base]})
+    assert table.cause.tolist() == ["prompts missing"] * found
+    assert not found or '"query": "query: "' in table.next_step[0]
