@@ -609,7 +609,7 @@ def outcomes(function: Callable[[float, float, float, float], str]) -> None:
         got = function(difference, low, high, p)
         case = f"{difference:+.3f} ({low:+.3f} to {high:+.3f}, p {p})"
         _need(got == wanted, f"For {case} your function says {got!r}. Read the table from the top.")
-    _done(f"{len(cases)} differences, {len(set(case[-1] for case in cases))} outcomes.")
+    _done(f"{len(cases)} differences, {len({case[-1] for case in cases})} outcomes.")
 
 
 def verdicts(function: Callable[[str, str, float], str]) -> None:

@@ -157,4 +157,4 @@ def test_the_library_is_indexed_as_a_folder_with_titles_and_sections():
     assert {node.metadata["file_name"] for node in nodes} == {f"{name}.pdf" for name in LIBRARY}
     assert all(node.metadata["title"] for node in nodes)
     headers = {node.metadata["header"] for node in nodes}
-    assert {"norvane 2023 · Customers", "brackwater 2023 · Fuel", "audelle 2023 · Products"} <= headers
+    assert {"norvane 2023 · Customers", "brackwater 2023 · Fuel", "audelle 2023 · What we do"} <= headers

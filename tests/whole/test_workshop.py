@@ -298,7 +298,7 @@ def test_headers_that_do_not_tell_documents_or_sections_apart_are_told_so(checks
     checks.headers(good)
     with pytest.raises(checks.NotYet, match="no header"):
         checks.headers([*good, chunk("a.pdf", None)])
-    with pytest.raises(checks.NotYet, match="'a · 1' stands before chunks of a.pdf and of c.pdf"):
+    with pytest.raises(checks.NotYet, match=r"'a · 1' stands before chunks of a\.pdf and of c\.pdf"):
         checks.headers([*good, chunk("c.pdf", "a · 1")])
     with pytest.raises(checks.NotYet, match=r"All chunks of c\.pdf have nearly the same header"):
         checks.headers([*good, chunk("c.pdf", "c")])
