@@ -1,6 +1,6 @@
-"""Render the sample reports in this folder from Markdown to PDF.
+"""Render the sample reports from Markdown to PDF: those in this folder, and those of library_sources/ into library/.
 
-    python data/sample/render.py [names...]     # default: every .md here except README.md
+    python data/sample/render.py [names...]     # default: every .md in both folders except README.md
 
 The first level-one heading and the paragraphs before the first ``##`` become
 the cover page, a table of contents follows, and a line that is only ``---``
@@ -34,6 +34,7 @@ from reportlab.platypus import (
 from reportlab.platypus.tableofcontents import TableOfContents
 
 HERE = Path(__file__).resolve().parent
+FOLDERS = {HERE: HERE, HERE / "library_sources": HERE / "library"}  # Markdown -> PDF
 MARGIN = 1.05 * inch
 WIDTH = letter[0] - 2 * MARGIN
 INK, GREY = HexColor("#1c2f45"), HexColor("#8a8f98")
@@ -161,17 +162,16 @@ def main():
     parser = argparse.ArgumentParser(description="Render the sample reports to PDF.")
     parser.add_argument("names", nargs="*", help="report names, without .md (default: all)")
     parser.add_argument(
-        "--to", type=Path, default=HERE, metavar="FOLDER", help="where the PDFs go (default: beside this script)"
+        "--to", type=Path, metavar="FOLDER", help="where the PDFs go (default: data/sample/ and data/sample/library/)"
     )
     options = parser.parse_args()
-    names = [n.removesuffix(".md") for n in options.names] or sorted(
-        p.stem for p in HERE.glob("*.md") if p.stem != "README"
-    )
-    missing = [name for name in names if not (HERE / f"{name}.md").is_file()]
-    if missing:
+    reports = {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.md")) if path.stem != "README"}
+    names = [name.removesuffix(".md") for name in options.names] or list(reports)
+    if missing := [name for name in names if name not in reports]:
         sys.exit(f"render.py: no such report in {HERE}: " + ", ".join(f"{name}.md" for name in missing))
     for name in names:
-        render(HERE / f"{name}.md", options.to / f"{name}.pdf")
+        target = options.to or FOLDERS[reports[name].parent]
+        render(reports[name], target / f"{name}.pdf")
         print(f"{name}.pdf")
 
 

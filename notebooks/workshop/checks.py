@@ -5,7 +5,7 @@ import json
 import math
 import numbers
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -533,3 +533,98 @@ def collected(table, planned: Mapping[str, Mapping[str, object]], failed: Mappin
         "Larger chunks should be fewer. Is each row its own run's?",
     )
     _done("One table for the whole sweep.")
+
+
+# 6 · Headers
+
+
+def says_the_year(value: object, chunks: Sequence[str], year: str = "2023") -> None:
+    """Check the share of chunks in which a year stands."""
+    number, wanted = _number(value, "share"), sum(year in text for text in chunks) / len(chunks)
+    _need(0 <= number <= 1, "A share lies between 0 and 1.")
+    _need(not math.isclose(number, 1 - wanted, abs_tol=1e-9), f"That is the share of chunks *without* {year}.")
+    _need(math.isclose(number, wanted, abs_tol=0.005), f"{number:.3f} is not it. Count them in the texts.")
+    _done(f"{year} stands in {wanted:.0%} of the chunks; the model must guess the year of the others.")
+
+
+def headers(nodes: Sequence) -> None:
+    """Check that each chunk has a header, that no two documents share one, and that those of a document differ."""
+    files, names = defaultdict(set), defaultdict(set)
+    for node in nodes:
+        file, header = node.metadata["file_name"], node.metadata.get("header")
+        _need(header, f"A chunk of {file} has no header.")
+        files[header].add(file)
+        names[file].add(header)
+    for header, of in files.items():
+        _need(len(of) == 1, f"{header!r} stands before chunks of {' and of '.join(sorted(of))}.")
+    least = min(names, key=lambda file: len(names[file]))
+    _need(len(names[least]) >= 5, f"All chunks of {least} have nearly the same header. What else is known of a chunk?")
+    _done(f"{len(files)} different headers for {len(names)} documents.")
+
+
+def document_shares(hits: Mapping, right: Mapping, rows: Mapping[str, Sequence[dict]], file_of: Mapping) -> None:
+    """Check the hit rates and the shares of questions whose first chunk comes from the right document."""
+    for name, each in rows.items():
+        hit, share = _number(hits[name], f"hits[{name!r}]"), _number(right[name], f"right_document[{name!r}]")
+        first = np.mean([file_of[row["retrieved"][0]] == file_of[row["expected"]] for row in each])
+        anywhere = np.mean([file_of[row["expected"]] in map(file_of.get, row["retrieved"]) for row in each])
+        _need(math.isclose(hit, np.mean([row["is_hit"] for row in each]), abs_tol=1e-6), f"hits[{name!r}] is not it.")
+        _need(
+            math.isclose(share, first, abs_tol=1e-6) or not math.isclose(share, anywhere, abs_tol=1e-6),
+            "You counted documents among all five. Only the first chunk is asked for.",
+        )
+        _need(math.isclose(share, first, abs_tol=1e-6), f"right_document[{name!r}] is {share:.3f}; that is not it.")
+        _done(f"{name} headers: {hit:.0%} hits, the right document first for {first:.0%}.")
+
+
+# 7 · Verdict
+
+
+def curve_scores(scores: object, table) -> None:
+    """Check the hit rate of each column of a table of hits."""
+    _need(isinstance(scores, Sequence) and len(scores) == table.shape[1], f"Give {table.shape[1]} numbers in a list.")
+    for name, score in zip(table, scores, strict=True):
+        number = _number(score, name)
+        _need(math.isclose(number, table[name].mean(), abs_tol=1e-6), f"{name}: {number:.3f} is not it.")
+    _done(" → ".join(f"{score:.3f}" for score in scores))
+
+
+def more_documents(answer: object, low: float, high: float) -> None:
+    """Check what follows from the interval of a learning curve's last step."""
+    sentences = {"would probably help": low > 0, "would hardly help": high < 0.02}
+    sentences["may or may not help"] = not any(sentences.values())
+    _need(answer in sentences, f"`answer` is {answer!r}; choose one of {', '.join(sentences)}.")
+    _need(sentences[answer], f"The interval reaches from {low:+.3f} to {high:+.3f}. Are you that sure?")
+    _done(f"More documents {answer}: {low:+.3f} to {high:+.3f}.")
+
+
+def outcomes(function: Callable[[float, float, float, float], str]) -> None:
+    """Check the outcome of one difference, on cases at and around each border."""
+    cases = [
+        (0.06, 0.03, 0.09, 0.001, "better"), (0.01, 0.001, 0.019, 0.03, "better"), (-0.05, -0.09, -0.01, 0.01, "worse"),
+        (0.001, -0.015, 0.016, 0.8, "same"), (0.01, -0.01, 0.03, 0.3, "unclear"), (-0.01, -0.03, 0.01, 0.3, "unclear"),
+        (0.05, 0.001, 0.1, 0.06, "unclear"),
+    ]  # fmt: skip
+    for difference, low, high, p, wanted in cases:
+        got = function(difference, low, high, p)
+        case = f"{difference:+.3f} ({low:+.3f} to {high:+.3f}, p {p})"
+        _need(got == wanted, f"For {case} your function says {got!r}. Read the table from the top.")
+    _done(f"{len(cases)} differences, {len({case[-1] for case in cases})} outcomes.")
+
+
+def verdicts(function: Callable[[str, str, float], str]) -> None:
+    """Check the rules of the verdict on every case that can occur."""
+    names, count = ("better", "worse", "same", "unclear"), 0
+    for gold, synthetic, difference in itertools.product(names, names, (-0.01, 0.0, 0.01)):
+        if difference * {"better": 1, "worse": -1}.get(gold, 0) < 0:
+            continue
+        disagree = synthetic == "better" and (gold == "same" or difference <= 0)
+        wanted = {"worse": "hurt", "better": "better"}.get(gold)
+        wanted = wanted or ("disagree" if disagree else "too few" if gold == "unclear" else "same")
+        got, count = function(gold, synthetic, difference), count + 1
+        _need(
+            got == wanted,
+            f"Gold {gold!r} ({difference:+.2f}), synthetic {synthetic!r}: your function says {got!r}. Which rule is "
+            "the first that applies?",
+        )
+    _done(f"{count} cases.")

@@ -4,6 +4,7 @@
     python notebooks/workshop/make_exercises.py --check    # only says whether they agree (status 1 if not)
     python notebooks/workshop/make_exercises.py --evaluation outputs/tutorial
                                                            # takes exercise 4's figures from a finished run
+    python notebooks/workshop/make_exercises.py --curve    # trains for exercise 7's figures; a few minutes on 2 cores
 
 In a solution's code cell, a learner's part stands between two marks:
 
@@ -96,13 +97,60 @@ def write_evaluation(run: Path) -> Path:
     return target
 
 
+def write_curve() -> Path:
+    """Write curve.csv: which gold questions find their chunk among the first 5 after training on more and more chunks.
+
+    An adapter (a linear map of the query vectors) is trained: its vectors are computed once, so the whole curve takes
+    little longer than embedding the two sample reports. Training questions and gold questions are about both reports.
+    """
+    import tempfile
+
+    import pandas as pd
+
+    from nbutils.corpus.chunks import load_corpus
+    from nbutils.corpus.files import resolve
+    from nbutils.evaluation.curve import learning_curve
+    from nbutils.evaluation.gold import load_gold_questions
+    from nbutils.evaluation.walkthrough import evaluate
+    from nbutils.questions.pairs import load_pairs
+    from nbutils.training.adapter import AdapterFinetuneEngine
+
+    sample = Path(resolve("data/sample/gold_questions.csv")).parent
+    nodes = load_corpus([str(sample / f"{name}_2024.pdf") for name in ("norvane", "brackwater")], chunk_size=256)
+    gold, model, columns = load_gold_questions(sample / "gold_questions.csv", nodes), "all-MiniLM-L6-v2", []
+    with tempfile.TemporaryDirectory() as folder:
+
+        def train(part):
+            engine = AdapterFinetuneEngine(part, model, Path(folder, "adapter"), cache_folder=folder)
+            engine.finetune()
+            return engine.get_finetuned_model()
+
+        def judge(trained):
+            columns.append([row["is_hit"] for row in evaluate(gold, trained, cache=folder)])
+            return columns[-1]
+
+        curve, sentence = learning_curve(load_pairs(sample / "training_questions.csv", nodes), train, judge, model)
+    print(curve, sentence, sep="\n")
+    table = pd.DataFrame({
+        "question": gold.queries.values(), "chunk": [gold.relevant_docs[query][0] for query in gold.queries]
+    })  # fmt: skip
+    for chunks, hits in zip(curve.chunks, columns, strict=True):
+        table[f"chunks_{chunks}"] = pd.Series(hits).astype(int)
+    table.to_csv(HERE / "curve.csv", index=False)
+    return HERE / "curve.csv"
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=re.split(r"\n\n", __doc__)[0])
     parser.add_argument("--check", action="store_true", help="write nothing; status 1 where files differ")
     parser.add_argument("--evaluation", type=Path, metavar="RUN", help="take evaluation.csv from this run's folder")
+    parser.add_argument("--curve", action="store_true", help="make curve.csv by training")
     options = parser.parse_args(arguments)
     if options.evaluation:
         print(write_evaluation(options.evaluation))
+        return 0
+    if options.curve:
+        print(write_curve())
         return 0
     stale = {path: text for path, text in made().items() if not path.exists() or path.read_text("utf-8") != text}
     for path, text in stale.items():

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 BROUGHT = (
     "notebooks/01_build_corpus.ipynb", "notebooks/06_use_the_model.ipynb", "notebooks/profiles/offline.yaml",
     "data/general_knowledge.jsonl", "data/sample/norvane_2024.pdf", "data/sample/gold_questions.csv",
+    "data/sample/library/norvane_2023.pdf", "data/sample/library/gold_questions.csv",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ pdfium = pytest.importorskip("pypdfium2")
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
 REPORTS = ("norvane_2024", "brackwater_2024")
+LIBRARY = ("norvane_2023", "brackwater_2023", "audelle_2023")
 
 
 def page_texts(path):
@@ -24,7 +25,11 @@ def page_texts(path):
 
 @pytest.fixture(scope="module")
 def pages():
-    return {name: page_texts(SAMPLE / f"{name}.pdf") for name in REPORTS}
+    return {name: page_texts(pdf(name)) for name in (*REPORTS, *LIBRARY)}
+
+
+def pdf(name):
+    return SAMPLE / ("library" if name in LIBRARY else "") / f"{name}.pdf"
 
 
 def lines(name):
@@ -78,12 +83,12 @@ def test_balance_sheet_balances(name):
     assert [a + b for a, b in zip(liabilities, equity, strict=False)] == pytest.approx(assets)
 
 
-@pytest.mark.parametrize("name", REPORTS)
+@pytest.mark.parametrize("name", REPORTS + LIBRARY)
 def test_pdf_is_what_the_markdown_renders_to(tmp_path, name):
     pytest.importorskip("reportlab", reason="reportlab renders the sample PDFs")
     pytest.importorskip("markdown_it", reason="markdown-it-py parses the sample reports")
     subprocess.run([sys.executable, SAMPLE / "render.py", name, "--to", tmp_path], check=True, capture_output=True)
-    assert (tmp_path / f"{name}.pdf").read_bytes() == (SAMPLE / f"{name}.pdf").read_bytes()
+    assert (tmp_path / f"{name}.pdf").read_bytes() == pdf(name).read_bytes()
 
 
 def test_render_names_a_missing_report():
@@ -95,20 +100,20 @@ def test_render_names_a_missing_report():
 
 
 def gold_rows(name):
-    with open(SAMPLE / "gold_questions.csv", encoding="utf-8", newline="") as file:
+    with open(pdf(name).with_name("gold_questions.csv"), encoding="utf-8", newline="") as file:
         return [row for row in csv.DictReader(file) if row["file"] == f"{name}.pdf"]
 
 
-@pytest.mark.parametrize("name", REPORTS)
+@pytest.mark.parametrize("name", REPORTS + LIBRARY)
 def test_gold_questions_are_many_and_distinct(name):
     rows = gold_rows(name)
     assert list(rows[0]) == ["question", "file", "pages", "quote", "answer"]
-    assert len(rows) >= 100
+    assert len(rows) >= (100 if name in REPORTS else 15)
     assert len({collapsed(r["question"]).lower() for r in rows}) == len(rows)
     assert all(r["answer"].strip() for r in rows)
 
 
-@pytest.mark.parametrize("name", REPORTS)
+@pytest.mark.parametrize("name", REPORTS + LIBRARY)
 def test_gold_quotes_stand_on_the_pages_named(pages, name):
     texts = [collapsed(text) for text in pages[name]]
     astray = []
@@ -131,3 +136,25 @@ def test_training_queries_are_distinct_kinds_with_quotes_on_their_page_and_no_go
     asked = {collapsed(r["question"]).lower() for r in rows}
     assert len(asked) > 0.99 * len(rows)
     assert not asked & {collapsed(r["question"]).lower() for name in REPORTS for r in gold_rows(name)}
+
+
+@pytest.mark.parametrize("earlier, later", [("norvane_2023", "norvane_2024"), ("brackwater_2023", "brackwater_2024")])
+def test_passages_of_the_library_come_again_a_year_later_with_other_numbers(pages, earlier, later):
+    def runs(name, words):
+        found = re.findall(words, " ".join(pages[name]))
+        return {tuple(found[i : i + 8]) for i in range(len(found) - 7)}
+
+    words, with_numbers = r"[^\W\d]+", r"\w+"
+    both = len(runs(earlier, words) & runs(later, words)) / len(runs(earlier, words))
+    same = len(runs(earlier, with_numbers) & runs(later, with_numbers)) / len(runs(earlier, with_numbers))
+    assert both > 0.25 and same < both
+
+
+def test_the_library_is_indexed_as_a_folder_with_titles_and_sections():
+    from nbutils.corpus.chunks import load_corpus
+
+    nodes = load_corpus(str(SAMPLE / "library"), chunk_size=256, header=["file", "section"])
+    assert {node.metadata["file_name"] for node in nodes} == {f"{name}.pdf" for name in LIBRARY}
+    assert all(node.metadata["title"] for node in nodes)
+    headers = {node.metadata["header"] for node in nodes}
+    assert {"norvane 2023 · Customers", "brackwater 2023 · Fuel", "audelle 2023 · What we do"} <= headers

@@ -29,9 +29,9 @@ def code_cells(path) -> list[str]:
     return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
-def test_there_are_five_and_they_are_what_the_script_makes(make, workshop):
+def test_there_are_seven_and_they_are_what_the_script_makes(make, workshop):
     made = make.made()
-    assert len(made) == 5
+    assert len(made) == 7
     for path, text in made.items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run notebooks/workshop/make_exercises.py"
     assert sorted(made) == sorted(workshop.glob("exercise_*.ipynb"))
@@ -62,7 +62,7 @@ def test_code_without_marks_stays_as_it_is(make, lines):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7])
 def test_each_stub_fails_its_check_and_the_solution_passes(make, workshop, monkeypatch, capsys, number):
     """Runs a solution cell by cell; at each turn first the stub is tried in its place."""
     monkeypatch.syspath_prepend(str(workshop))
@@ -275,3 +275,70 @@ def test_the_recorded_evaluation_is_complete(workshop):
     assert (table.groupby("question_set").size() >= 100).all()
     ranks = table[["base", "fine_tuned", "bm25"]]
     assert ranks.stack().between(1, 100).all()
+
+
+def test_the_recorded_curve_is_complete(workshop):
+    import pandas as pd
+
+    table = pd.read_csv(workshop / "curve.csv")
+    parts = [name for name in table if name.startswith("chunks_")]
+    sizes = [int(name.removeprefix("chunks_")) for name in parts]
+    assert sizes[0] == 0 and sizes == sorted(set(sizes)) and len(sizes) == 5
+    assert len(table) >= 300 and table[parts].isin([0, 1]).all(axis=None) and table.notna().all(axis=None)
+
+
+def chunk(file: str, header: str | None):
+    from llama_index.core.schema import TextNode
+
+    return TextNode(text="text", metadata={"file_name": file} | ({"header": header} if header else {}))
+
+
+def test_headers_that_do_not_tell_documents_or_sections_apart_are_told_so(checks):
+    good = [chunk(f"{file}.pdf", f"{file} · {section}") for file in "ab" for section in range(5)]
+    checks.headers(good)
+    with pytest.raises(checks.NotYet, match="no header"):
+        checks.headers([*good, chunk("a.pdf", None)])
+    with pytest.raises(checks.NotYet, match=r"'a · 1' stands before chunks of a\.pdf and of c\.pdf"):
+        checks.headers([*good, chunk("c.pdf", "a · 1")])
+    with pytest.raises(checks.NotYet, match=r"All chunks of c\.pdf have nearly the same header"):
+        checks.headers([*good, chunk("c.pdf", "c")])
+
+
+def test_shares_that_were_counted_wrongly_are_told_so(checks):
+    with pytest.raises(checks.NotYet, match="without"):
+        checks.says_the_year(0.75, ["in 2023", "a", "b", "c"])
+    rows = {"with": [{"is_hit": False, "retrieved": ["x", "a"], "expected": "b"},
+                     {"is_hit": True, "retrieved": ["b", "x"], "expected": "b"}]}  # fmt: skip
+    file_of = {"a": "1.pdf", "b": "1.pdf", "x": "2.pdf"}
+    checks.document_shares({"with": 0.5}, {"with": 0.5}, rows, file_of)
+    with pytest.raises(checks.NotYet, match="hits"):
+        checks.document_shares({"with": 1.0}, {"with": 0.5}, rows, file_of)
+    with pytest.raises(checks.NotYet, match="all five"):
+        checks.document_shares({"with": 0.5}, {"with": 1.0}, rows, file_of)
+
+
+def test_what_follows_from_the_last_step_of_a_curve(checks):
+    for answer, low, high in [("would probably help", 0.01, 0.05), ("would hardly help", -0.01, 0.01),
+                              ("may or may not help", -0.01, 0.05)]:  # fmt: skip
+        checks.more_documents(answer, low, high)
+        for wrong in {"would probably help", "would hardly help", "may or may not help"} - {answer}:
+            with pytest.raises(checks.NotYet, match="Are you that sure"):
+                checks.more_documents(wrong, low, high)
+
+
+def test_the_rules_of_the_exercise_are_those_of_the_verdict(checks):
+    """The rules that a learner writes, tried with the package's own."""
+    from nbutils.evaluation.verdict import Effect, _kind
+
+    def effect(outcome, difference=0.0):
+        return Effect("fine-tuned", "base", "gold", 0.5, 0.5, difference, 0, 0, 0.5, 200, 100, outcome)
+
+    checks.verdicts(
+        lambda gold, synthetic, difference: _kind(
+            effect(gold, difference), [effect(synthetic)], [None, None], None, 0.02
+        )
+    )
+    with pytest.raises(checks.NotYet, match="first that applies"):
+        checks.verdicts(lambda gold, synthetic, difference: synthetic)
+    with pytest.raises(checks.NotYet, match="from the top"):
+        checks.outcomes(lambda difference, low, high, p: "better" if low > 0 else "unclear")
