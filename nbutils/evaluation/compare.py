@@ -1,5 +1,6 @@
 """A comparison of models that can be believed: every metric, keyword search beside them, intervals, paired tests."""
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -119,6 +120,7 @@ def compare_models(
     base: str | None = None,
     tuned: str | None = None,
     leave_out: Mapping[str | None, Sequence[str]] = MappingProxyType({}),
+    by_folds: Mapping[str | None, Path] = MappingProxyType({}),
     human: Sequence[str] = (),
     compared_length: bool = True,
     bm25: bool = True,
@@ -145,6 +147,8 @@ def compare_models(
         base: the system that differences are taken from; default is the first.
         tuned: the fine-tuned system; default is the one with "tuned" in its name, else the second.
         leave_out: system -> question sets that it is not to be judged by, such as those it was trained on.
+        by_folds: system -> folder that `nbutils.training.deploy.learn_questions` wrote: a question about a chunk of a
+            fold is searched with that fold's model, which has learned no question about the chunk.
         human: names of the question sets that people wrote, beside those that say so themselves (`dataset.human`).
         compared_length: add the base read to as many tokens as the fine-tuned model where these differ.
         bm25: add a BM25 row.
@@ -171,7 +175,7 @@ def compare_models(
     notes: list[str] = []
     systems = _systems(models, notes)
     base, tuned = _roles(list(systems), base, tuned)
-    search = _DenseSearch(datasets, EmbeddingCache(cache), bf16, index_queries)
+    search = _DenseSearch(datasets, EmbeddingCache(cache), bf16, index_queries, by_folds)
     same_length = _search_with_models(search, systems, base, tuned, compared_length, notes, verbose)
     order = [system for system in (base, same_length, *systems) if system]
     rankings = {}
@@ -181,6 +185,8 @@ def compare_models(
         rankings[name] |= {each: found[each] for each in map(queries_name, judged) if each in found}
     if hybrid:
         notes.append("Hybrid search weighs both rankings alike.")
+    for system in filter(systems.get, by_folds):
+        notes.append(f"{system} has learned people's questions; each is judged by a model that has not learned it.")
     for name, texts in search.index_queries.items():
         if texts:
             chunks = len(datasets[name].corpus)
@@ -257,8 +263,11 @@ def _roles(names: list[str], base: str | None, tuned: str | None) -> tuple[str, 
 class _DenseSearch:
     """Searches all question sets with one model after another, each text embedded once per model."""
 
-    def __init__(self, datasets: dict[str, object], store: EmbeddingCache, bf16: bool | None, index_queries):
-        self.datasets, self.store, self.bf16 = datasets, store, bf16
+    def __init__(
+        self, datasets: dict[str, object], store: EmbeddingCache, bf16: bool | None, index_queries,
+        by_folds: Mapping[str | None, Path],
+    ):  # fmt: skip
+        self.datasets, self.store, self.bf16, self.by_folds = datasets, store, bf16, by_folds
         self.rankings: dict[str, dict[str, Ranking]] = {name: {} for name in datasets}
         self.index_queries = {name: _queries_of(data, index_queries) for name, data in datasets.items()}
         self.costs: list[dict] = []
@@ -267,28 +276,44 @@ class _DenseSearch:
 
     def run(self, system: str, model) -> None:
         start, before = time.perf_counter(), self.store.embedded
-        queries, corpus = embed_texts(self.queries, self.corpus, model, self.store, bf16=self.bf16)
-        query_row, chunk_row = ({text: i for i, text in enumerate(texts)} for texts in (self.queries, self.corpus))
-        for name, data in self.datasets.items():
-            asked = queries[[query_row[text] for text in data.queries.values()]]
-            searched = corpus[[chunk_row[text] for text in passages(data).values()]]
-            self.rankings[name][system] = search_vectors(data, asked, searched)
-            if texts := self.index_queries[name]:
-                more = self.store.embed(model, [text for text, _ in texts], "query", bf16=self.bf16)
-                owner = np.array([chunk for _, chunk in texts])
-                self.rankings[name][queries_name(system)] = search_vectors(data, asked, searched, more, owner)
+        dimensions = self._search(system, model)
+        if system in self.by_folds:
+            folder = Path(self.by_folds[system])
+            fold_of = json.loads((folder / "folds.json").read_text(encoding="utf-8"))
+            for fold in sorted(set(fold_of.values())):
+                about = {chunk for chunk, number in fold_of.items() if number == fold}
+                self._search(system, as_model(folder / str(fold)), about)
         inner = sentence_transformer(model)
         self.costs.append(
             {
                 "system": system,
                 "parameters": sum(p.numel() for p in inner.parameters()) if inner is not None else None,
-                "dimensions": corpus.shape[1],
+                "dimensions": dimensions,
                 "max_seq_length": None if inner is None or is_static(inner) else inner.max_seq_length,
                 "prompts": inner is not None and any(inner.prompts.values()),
                 "embedded": self.store.embedded - before,
                 "seconds": round(time.perf_counter() - start, 2),
             }
         )
+
+    def _search(self, system: str, model, about: set[str] | None = None) -> int:
+        """Search all question sets, or only the questions about some chunks again; return the vectors' dimensions."""
+        queries, corpus = embed_texts(self.queries, self.corpus, model, self.store, bf16=self.bf16)
+        query_row, chunk_row = ({text: i for i, text in enumerate(texts)} for texts in (self.queries, self.corpus))
+        for name, data in self.datasets.items():
+            asked = queries[[query_row[text] for text in data.queries.values()]]
+            searched = corpus[[chunk_row[text] for text in passages(data).values()]]
+            found = {system: search_vectors(data, asked, searched)}
+            if texts := self.index_queries[name]:
+                more = self.store.embed(model, [text for text, _ in texts], "query", bf16=self.bf16)
+                owner = np.array([chunk for _, chunk in texts])
+                found[queries_name(system)] = search_vectors(data, asked, searched, more, owner)
+            for each, ranking in found.items():
+                whole = self.rankings[name].setdefault(each, ranking)
+                if about is not None:
+                    rows = [i for i, chunks in enumerate(relevance(data).values()) if not about.isdisjoint(chunks)]
+                    whole.index[rows], whole.score[rows] = ranking.index[rows], ranking.score[rows]
+        return corpus.shape[1]
 
 
 def _search_with_models(

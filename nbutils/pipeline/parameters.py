@@ -21,7 +21,7 @@ from nbutils.corpus.files import find_files, is_url, resolve
 from nbutils.models.names import is_service
 
 CHAIN_NOTEBOOKS = ("01_build_corpus", "02_generate_questions", "03_finetune_embedding", "04_evaluate_models")
-FILE_PARAMETERS = ("TRAIN_FILES", "VAL_FILES", "PAIRS", "EXAMPLE_QUESTIONS", "GOLD_QUESTIONS")
+FILE_PARAMETERS = ("TRAIN_FILES", "VAL_FILES", "PAIRS", "EXAMPLE_QUESTIONS", "TRAIN_ON_GOLD", "GOLD_QUESTIONS")
 CHOICES = {
     "ENGINE": ("nbutils", "adapter", "llama-index"),
     "ON_UNREADABLE": ("skip", "fail"),
@@ -227,7 +227,7 @@ def check_together(values: Mapping[str, Any]) -> None:
                 find_files(values[name])
         except UserError as error:
             mistakes.append(f"{name}: {error}")
-    for name in ("PAIRS", "EXAMPLE_QUESTIONS", "GOLD_QUESTIONS"):
+    for name in ("PAIRS", "EXAMPLE_QUESTIONS", "TRAIN_ON_GOLD", "GOLD_QUESTIONS"):
         found_by_itself = values[name] == "auto" and name != "EXAMPLE_QUESTIONS"
         if values[name] and not found_by_itself and not Path(resolve(values[name])).is_file():
             mistakes.append(f"{name}: there is no file {values[name]}.")
@@ -249,6 +249,8 @@ def check_together(values: Mapping[str, Any]) -> None:
         mistakes.append("MAX_SEQ_LENGTH cannot be set where ENGINE is adapter: chunks keep the vectors of the base.")
     if is_service(values["BASE_MODEL"]) and values["ENGINE"] != "adapter":
         mistakes.append(f"BASE_MODEL is {values['BASE_MODEL']}; only ENGINE adapter can learn on top of a service.")
+    if values["TRAIN_ON_GOLD"] and values["TRAIN_ON"] != "all":
+        mistakes.append("TRAIN_ON_GOLD teaches the model to deploy: it needs TRAIN_ON all.")
     if not values["QUESTIONS_PER_CHUNK"] and not values["PAIRS"]:
         mistakes.append("QUESTIONS_PER_CHUNK is 0 and PAIRS is empty: nothing would be left to learn from.")
     size, overlap = values["CHUNK_SIZE"], values["CHUNK_OVERLAP"]

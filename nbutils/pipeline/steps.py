@@ -38,7 +38,9 @@ _DATASETS = ("train_dataset.json", "val_dataset.json")
 CHAIN = (
     Step("01_build_corpus", (), _CORPORA),
     Step("02_generate_questions", _CORPORA, _DATASETS),
-    Step("03_finetune_embedding", _DATASETS, ("model/modules.json",), ("model", "model_all", "dev_dataset.json")),
+    Step(
+        "03_finetune_embedding", _DATASETS, ("model/modules.json",), ("model", "model_all", "folds", "dev_dataset.json")
+    ),
     Step(
         "04_evaluate_models",
         (*_CORPORA, *_DATASETS, "model/modules.json"),
@@ -113,7 +115,7 @@ def _named_files(own: Mapping[str, Any], values: Mapping[str, Any]) -> list[str 
             named.append(text.partition(":")[2] if text.startswith(("local:", "gguf:")) else text)
     if own.get("PAIRS") == "auto" and (found := find_pairs("auto", values["TRAIN_FILES"])):
         named.append(found)
-    if own.get("GOLD_QUESTIONS") == "auto" and (
+    if "auto" in (own.get("TRAIN_ON_GOLD"), own.get("GOLD_QUESTIONS")) and (
         found := find_gold_questions("auto", [*values["VAL_FILES"], *values["TRAIN_FILES"]])
     ):
         beside = ", ".join(Path(file).name for file in find_files([str(found.parent)]))

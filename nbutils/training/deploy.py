@@ -51,7 +51,7 @@ def learn_questions(deployed: Any, questions: Any, folder: str | Path, *, folds:
 
     Args:
         deployed: the engine of the model to deploy, whose folder is written anew with a model that has learned all.
-        questions: the dataset of people's questions.
+        questions: the dataset of people's questions, or None where none were found, which is an error.
         folder: for the folds: a model in each of `0`, `1`, …, and `folds.json`, chunk id -> fold.
         folds: how many; fewer where there are not as many groups of questions.
         seed: of the parting.
@@ -60,8 +60,10 @@ def learn_questions(deployed: Any, questions: Any, folder: str | Path, *, folds:
         The engine of the model that has learned all questions.
 
     Raises:
-        UserError: all questions are about the same chunk, so that none could be held out.
+        UserError: there are no questions, or all are about the same chunk, so that none could be held out.
     """
+    if questions is None:
+        raise UserError("TRAIN_ON_GOLD: there are no gold questions beside the documents. Name a table of questions.")
     parts = question_folds(questions, folds, seed)
     if len(parts) < 2:
         raise UserError("TRAIN_ON_GOLD: these questions are all about one chunk. Add questions about other chunks.")

@@ -218,3 +218,22 @@ def test_a_chunk_is_found_by_the_queries_generated_for_it(general, model):
             assert [i for i in ranking.index[row] if i >= 0] == order
     value = found.table.query("question_set == 'gold' and metric == 'mrr@10'").set_index("system").value
     assert value["base + index queries"] > value["base"]
+
+
+def test_by_folds_each_question_is_searched_with_the_model_that_has_not_learned_it(few, tmp_path):
+    chunks = list(few.corpus)
+    for number, length in enumerate((8, 128)):
+        model = load_model(DEFAULT_MODEL)
+        model.max_seq_length = length
+        model.save(str(tmp_path / str(number)))
+    folds = {chunk: i % 2 for i, chunk in enumerate(chunks[:-2])}  # nobody asked about the last two
+    (tmp_path / "folds.json").write_text(json.dumps(folds))
+    models = {"base": DEFAULT_MODEL, "tuned": DEFAULT_MODEL, "short": str(tmp_path / "0"), "long": str(tmp_path / "1")}
+    options = {"tuned": "tuned", "bm25": False, "hybrid": False, "compared_length": False, "cache": False}
+    found = compare_models(few, models, by_folds={"tuned": tmp_path}, verbose=False, **options)
+    scores = {name: ranking.score for name, ranking in found.rankings["questions"].items()}
+    assert (scores["short"] != scores["long"]).any()
+    for row, relevant in enumerate(few.relevant_docs.values()):
+        judge = {0: "short", 1: "long", None: "base"}[folds.get(relevant[0])]
+        np.testing.assert_array_equal(scores["tuned"][row], scores[judge][row])
+    assert sum("has learned people's questions" in note for note in found.notes) == 1

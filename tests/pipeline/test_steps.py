@@ -25,7 +25,7 @@ PARAMETERS = {
     "CONCURRENCY": (3, 0), "FILTERS": ({"prose": False}, 2), "BUDGET_CALLS": (9, 2), "BUDGET_TOKENS": (9, 2),
     "PRICE_INPUT": (0.5, 2), "PRICE_OUTPUT": (0.5, 2), "SEED": (7, 2),
     "PAIRS": ("", 2), "BAD_ROWS": ("skip", 2), "LLM_OPTIONS": ({"temperature": 0.7}, 2), "EXAMPLE_QUESTIONS": ("", 2),
-    "TRAIN_ON": ("train", 3), "OPTIONS": ({"lora_rank": 16}, 3),
+    "TRAIN_ON": ("train", 3), "TRAIN_ON_GOLD": ("own.csv", 3), "OPTIONS": ({"lora_rank": 16}, 3),
     "ENGINE": ("llama-index", 3), "EPOCHS": (1, 3), "BATCH_SIZE": (4, 3), "LEARNING_RATE": (1e-5, 3),
     "MAX_SEQ_LENGTH": (99, 3), "TRUST_REMOTE_CODE": (True, 3),
     "GOLD_QUESTIONS": ("", 4), "TOP_K": (3, 4), "OPENAI_MODEL": ("openai:another", 4), "OTHER_MODELS": (["another"], 4),
@@ -43,7 +43,7 @@ FILES = {
 @pytest.fixture
 def documents(tmp_path, monkeypatch):
     """Every kind of file that a run reads, and the parameters that name them."""
-    for file in [*FILES, "OTHER.txt"]:
+    for file in [*FILES, "OTHER.txt", "own.csv"]:
         if not file.startswith("run/"):
             (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / file).write_text("work")
@@ -99,6 +99,13 @@ def test_a_file_that_comes_or_goes_behind_a_glob_redoes_all(in_this_process, doc
     assert redone(documents) == ALL
     (tmp_path / "deep" / "new.txt").unlink()
     assert redone(documents) == ALL
+
+
+def test_changed_questions_of_people_train_again(in_this_process, documents, tmp_path):
+    learned = documents | {"TRAIN_ON_GOLD": "own.csv"}
+    redone(learned)
+    (tmp_path / "own.csv").write_text("more")
+    assert redone(learned) == ALL[2:]
 
 
 def test_a_document_that_comes_beside_gold_questions_redoes_the_evaluation(in_this_process, documents, tmp_path):
