@@ -50,9 +50,10 @@ def load_corpus(
         chunk_overlap: most tokens that a chunk repeats of the one before it on the page; default is a fifth of
             `chunk_size`, at most 200.
         on_unreadable: of several files, "skip" reads the others and warns; "fail" reads none and names every bad one.
-        left_out, passed_over: lists to which are added the reasons of files and pages that cannot be read, without
-            folders, and the names of hidden files, lock files and files of other types in folders.
-        download_folder, max_megabytes: where downloads are kept (default `core.download_folder()`); most of each.
+        left_out: a list to which is added why files and pages were left out, without their folders.
+        passed_over: a list to which the names of hidden files, lock files and files of other types in folders are added.
+        download_folder: where files from URLs are kept; default is `core.download_folder()`.
+        max_megabytes: refuse larger downloads.
         cache: a folder that keeps what was read and split, by content and settings, for other runs; default is none.
         header: what stands before a chunk where it is embedded: "file", "title", "section", or several of them in order.
         splitter_options: further arguments of `llama_index.core.node_parser.SentenceSplitter`.

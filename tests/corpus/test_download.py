@@ -37,6 +37,12 @@ class Server(http.server.BaseHTTPRequestHandler):
             for _ in range(2000):
                 self.wfile.write(b"%PDF-" + b"x" * 10_000)
             return None
+        if path == "/odd_length.pdf":
+            self.send_response(200)
+            self.send_header("Content-Length", "abc")
+            self.end_headers()
+            self.wfile.write(self.PDF)
+            return None
         pages = {
             "/report.pdf": (self.PDF, "application/pdf"),
             "/flaky.pdf": (self.PDF, "application/octet-stream"),
@@ -54,6 +60,7 @@ class Server(http.server.BaseHTTPRequestHandler):
             "/utf8": ("<html><p>Příliš žluťoučký kůň".encode(), "text/html; charset=ISO-8859-1"),
         }
         named = {
+            "/through/proxy.pdf": (self.PDF, "application/pdf", 203),
             "/files/17": (b"# Fares", "application/octet-stream", 200, 'attachment; filename="fares.md"'),
             "/files/18": (draw_docx("A letter"), "application/zip", 200, "attachment; filename*=UTF-8''f%C3%A9.docx"),
         }
@@ -116,6 +123,8 @@ def test_downloads_count_for_check_disjoint(server, tmp_path):
         ("files/17", ".md"),
         ("files/18", ".docx"),
         ("typed/wrongly", ".pdf"),
+        ("through/proxy.pdf", ".pdf"),
+        ("odd_length.pdf", ".pdf"),
     ],
 )
 def test_download_names_what_came(server, tmp_path, path, suffix):
