@@ -372,3 +372,27 @@ def plot_story(table: "pd.DataFrame", metric: str = "hit rate@5") -> "Figure":
         xlabel=f"{metric} (0 to 1), 95 % interval of the difference from the base",
     )
     return figure
+
+
+def plot_learning_curve(table: "pd.DataFrame", metric: str = "hit rate@5") -> "Figure":
+    """Plot the score against the number of chunks trained on, with its 95 % interval.
+
+    Args:
+        table: columns `fraction`, `chunks`, `score`, `low`, `high` (0 to 1); a row of fraction 0 is the base.
+        metric: what the score is, for the axis.
+    """
+    base, trained = table[table.fraction == 0], table[table.fraction > 0]
+    figure, ax = _figure(7.0, 4.0)
+    margins = np.nan_to_num([trained.score - trained.low, trained.high - trained.score]).clip(0)
+    ax.errorbar(trained.chunks, trained.score, yerr=margins, capsize=3, label="fine-tuned", **_style(1))
+    for score in base.score:
+        ax.axhline(score, color=COLOURS[0], linestyle=":", label="base model, not trained")
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(trained.chunks, [f"{row.chunks}\n({row.fraction:.0%})" for row in trained.itertuples()])
+    ax.minorticks_off()
+    ax.set(
+        title="Where the line still rises at the right, more documents would help",
+        xlabel="chunks trained on (share of all)", ylabel=f"{metric} (0 to 1), 95 % interval",
+    )  # fmt: skip
+    ax.legend(loc="lower right", fontsize="small")
+    return figure

@@ -75,8 +75,16 @@ def story() -> pd.DataFrame:
     )  # fmt: skip
 
 
+def curve() -> pd.DataFrame:
+    return pd.DataFrame(
+        {"fraction": [0, 0.25, 0.5, 1], "chunks": [0, 40, 80, 160], "score": [0.5, 0.52, 0.56, 0.6],
+         "low": [np.nan, 0.5, 0.52, 0.55], "high": [np.nan, 0.54, 0.6, 0.65]}
+    )  # fmt: skip
+
+
 FIGURES = {
     "story": lambda: plots.plot_story(story()),
+    "learning curve": lambda: plots.plot_learning_curve(curve()),
     "hit rate": lambda: plots.plot_hit_rate_by_k(per_query(), question_set="gold"),
     "metrics": lambda: plots.plot_metrics(table()),
     "one metric": lambda: plots.plot_metrics(table(), ["ndcg@10"]),
@@ -175,3 +183,10 @@ def test_a_story_tells_gain_loss_and_chance_by_shape_and_marks_the_base():
     ]  # fmt: skip
     assert [text.get_text() for text in ax.texts] == ["0.50", "0.40", "0.60", "0.55"]
     assert [line.get_xdata()[0] for line in ax.get_lines() if line.get_linestyle() == "--"] == [0.5]
+
+
+def test_a_learning_curve_holds_its_scores_and_the_base():
+    ax = plots.plot_learning_curve(curve()).axes[0]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["40\n(25%)", "80\n(50%)", "160\n(100%)"]
+    assert list(ax.get_lines()[0].get_ydata()) == [0.52, 0.56, 0.6]
+    assert 0.5 in [line.get_ydata()[0] for line in ax.get_lines() if line.get_linestyle() == ":"]
