@@ -123,9 +123,10 @@ def flops_per_second(work: Callable[[], float]) -> tuple[float, float]:
     Returns:
         The best rate and its seconds.
     """
-    with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter, contextlib.redirect_stdout(sys.stderr):
-        work()
-    seconds = min(work() for _ in range(3))
+    with contextlib.redirect_stdout(sys.stderr):
+        with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
+            work()
+        seconds = min(work() for _ in range(3))
     return counter.get_total_flops() / seconds, seconds
 
 
