@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pydantic import ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from nbutils.core import UserError, progress
-from nbutils.questions.faults import FILTERED, Fault, classify, finish_reason, text_of, tokens_of
+from nbutils.questions.faults import FILTERED, Fault, classify, finish_reason, reply_in_parts, text_of, tokens_of
 from nbutils.questions.llms import client_timeout, prepared, with_parameters, without_refused, without_retries
 from nbutils.questions.parse import without_thoughts
 from nbutils.questions.settings import QuestionSettings
@@ -216,7 +217,9 @@ class Asker:
         if FILTERED.search(reason.replace("_", " ")):
             raise Fault(f"content filter: {reason}", "drop")
         if not answer.reply.strip() and not self.empty_is_answer:
-            cut = "the reply was cut off before it began" if answer.truncated else "the reply was empty"
+            cut = "the reply was empty"
+            if answer.truncated:
+                cut = "the reply was cut off before it began; LLM_OPTIONS can allow it more tokens, or less thinking"
             raise Fault(cut, "skip" if last else "reply")
         if answer.truncated and not last:
             raise Fault("the reply was cut off", "reply")
@@ -286,7 +289,12 @@ class Asker:
 
     async def _call(self, llm, prompt: str):
         if _is_async(llm):
-            return await llm.acomplete(prompt)
+            try:
+                return await llm.acomplete(prompt)
+            except ValidationError as error:
+                if (reply := reply_in_parts(error)) is not None:
+                    return reply
+                raise
         await (
             self._threads.acquire()
         )  # a thread that hangs keeps its place, so that never more are at work than allowed

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import httpx
 from llama_index.llms.openai_like import OpenAILike
 from pydantic import Field, PrivateAttr
 
@@ -105,7 +106,9 @@ class GgufLLM(OpenAILike):
         self._client = self._aclient = None
 
     def _get_credential_kwargs(self, is_async: bool = False) -> dict[str, Any]:
-        address = {"base_url": f"{self._server.address}/v1", "api_key": self._server.key}
+        client = httpx.AsyncClient if is_async else httpx.Client
+        direct = client(trust_env=False)  # a proxy of the environment reaches no server of this machine
+        address = {"base_url": f"{self._server.address}/v1", "api_key": self._server.key, "http_client": direct}
         return super()._get_credential_kwargs(is_async) | address
 
     def _get_client(self):

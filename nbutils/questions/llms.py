@@ -61,7 +61,8 @@ def resolve_llm(
         need_key("OPENAI_API_KEY", name)
         from llama_index.llms.openai import OpenAI
 
-        llm = _made(OpenAI, options, model=model, max_retries=0, timeout=timeout or 120.0)
+        key = os.environ["OPENAI_API_KEY"].strip()
+        llm = _made(OpenAI, options, model=model, api_key=key, max_retries=0, timeout=timeout or 120.0)
         try:
             llm.metadata  # noqa: B018 (raises where the client does not know the model)
         except ValueError:  # newer than the client; whether it exists is for the server to say
@@ -76,10 +77,16 @@ def resolve_llm(
             options["request_timeout"] = options.pop("timeout")
         host = os.environ.get("OLLAMA_HOST", "").replace("0.0.0.0", "127.0.0.1")  # a server listens there, none answers
         options["additional_kwargs"] = {"num_predict": LONGEST_REPLY} | options.get("additional_kwargs", {})
-        return _made(
+        llm = _made(
             Ollama, options, model=model, request_timeout=timeout or 600.0, thinking=False,
             base_url=host or "http://localhost:11434",
         )  # fmt: skip
+        if _without_proxy(str(llm.client._client.base_url)):
+            from ollama import AsyncClient
+
+            own = {"timeout": llm.request_timeout, "headers": llm.headers, "trust_env": False}
+            llm._async_client = AsyncClient(host=llm.base_url, **own)
+        return llm
     if provider == "gguf" and model:
         need_package("llama_index.llms.openai_like", "gguf", name)
         need_package("xllamacpp", "gguf", name)
@@ -88,7 +95,8 @@ def resolve_llm(
         return _made(GgufLLM, options, file=model, timeout=timeout or 600.0)
     if provider == "openai-like" and (server := re.fullmatch(r"(.+?)@(https?://.+)", model)):
         need_package("llama_index.llms.openai_like", "openai", name)
-        return _openai_like(options, *server.groups(), os.environ.get("OPENAI_LIKE_API_KEY", "none"), timeout)
+        key = os.environ.get("OPENAI_LIKE_API_KEY", "").strip() or "none"
+        return _openai_like(options, *server.groups(), key, timeout)
     known = "'offline', 'openai:MODEL', 'ollama:MODEL', 'gguf:FILE' or 'openai-like:MODEL@http://…'"
     raise UserError(f"LLM is {name!r}; use {known}.")
 
@@ -97,7 +105,17 @@ def _openai_like(options: dict, model: str, url: str, key: str, timeout: float |
     from llama_index.llms.openai_like import OpenAILike
 
     defaults = dict(model=model, api_base=url, api_key=key, is_chat_model=True, max_retries=0, timeout=timeout or 120.0)
-    return _made(OpenAILike, options, **defaults)
+    return _made(OpenAILike, options, **defaults, **_without_proxy(url))
+
+
+def _without_proxy(url: str) -> dict:
+    """Return clients for a server on this machine, which no proxy of the environment can reach; {} for any other."""
+    import httpx
+
+    if not re.match(r"http://(?:localhost|127\.[\d.]+|\[::1\])(?=[:/]|$)", url):
+        return {}
+    own = {"trust_env": False, "follow_redirects": True}
+    return {"http_client": httpx.Client(**own), "async_http_client": httpx.AsyncClient(**own)}
 
 
 def _made(cls: type, options: dict, **defaults) -> "LLM":
@@ -109,6 +127,14 @@ def _made(cls: type, options: dict, **defaults) -> "LLM":
             f"llm_options holds {', '.join(map(repr, unknown))}, which {cls.__name__} does not take. It takes "
             f"{', '.join(sorted(known))}; what only the server knows goes in 'additional_kwargs', keys in the environment."
         )
+    extra = options.get("additional_kwargs")
+    if hasattr(cls, "_get_model_kwargs") and isinstance(extra, dict):  # what the client does not know, it would refuse
+        from openai.resources.chat.completions import AsyncCompletions
+
+        named = inspect.signature(AsyncCompletions.create).parameters
+        unknown = {name: value for name, value in extra.items() if name not in named}
+        body = {"extra_body": unknown | extra.get("extra_body", {})} if unknown else {}
+        options["additional_kwargs"] = {name: value for name, value in extra.items() if name in named} | body
     try:
         return cls(**(defaults | options))
     except ValidationError as error:
