@@ -1,6 +1,7 @@
 """A GGUF file as an LLM: llama.cpp's own server, which this process starts, alone may ask, and ends."""
 
 import hashlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -59,9 +60,13 @@ class LlamaCppServer:
         """Return the error that says how the server ended by itself."""
         self.log.seek(0)
         lines = [line.strip() for line in self.log if line.strip()]
-        told = [line for line in lines if " E " in line or "rror" in line] or lines or ["it said nothing"]
+        causes = [line.partition(" E ")[2] for line in lines if " E " in line]  # the first; the others follow from it
+        told = [*causes, *[line for line in lines if "rror" in line][-1:], *lines[-1:], "it said nothing"][0]
+        code = self.process.poll() or 0
+        if code < 0:
+            told = f"{signal.Signals(-code).name}. SIGKILL is mostly too little memory, SIGILL too old a processor."
         self.stop()
-        return UserError(f"llama.cpp ended while it worked with {self.file}: {told[-1][:300]}")
+        return UserError(f"llama.cpp ended while it worked with {self.file}: {told[:300]}")
 
     def stop(self) -> None:
         """End the server and give its memory back."""

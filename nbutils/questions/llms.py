@@ -144,13 +144,18 @@ def _made(cls: type, options: dict, **defaults) -> "LLM":
 
 def prepared(llm: "LLM", prompts: Iterable[str], concurrency: int) -> "LLM":
     """Return an LLM that is ready for these prompts: on this machine, with a context no larger than they need."""
-    longest = max(len(prompt.encode("utf-8", "replace")) for prompt in prompts)
-    context = -(-(longest // 3 + LONGEST_REPLY) // 1024) * 1024  # three bytes are about a token, or less
+    context = -(-(max(map(_most_tokens, prompts)) + LONGEST_REPLY) // 1024) * 1024
     if callable(getattr(llm, "start", None)):
         llm.start(concurrency, context)
     if hasattr(llm, "thinking") and getattr(llm, "context_window", 0) == -1:  # Ollama's: all that the model can hold
         return llm.model_copy(update={"context_window": context})
     return llm
+
+
+def _most_tokens(text: str) -> int:
+    """Return about how many tokens a text is at most: of letters that a model does not know, each byte is one."""
+    plain = len(text.encode("ascii", "ignore"))
+    return plain // 3 + len(text.encode("utf-8", "replace")) - plain
 
 
 def client_timeout(llm: "LLM") -> float:
