@@ -26,7 +26,7 @@ class Fault:
     delay: float = 0.0
     text: str | None = None
     finish_reason: str = "stop"
-    raw: dict | None = None
+    raw: dict | bytes | None = None
 
 
 def default_reply(prompt: str) -> str:
@@ -92,12 +92,12 @@ class OpenAIServer:
                     with contextlib.suppress(OSError):
                         self.connection.shutdown(socket.SHUT_RDWR)
                     return
-                if fault.status != 200:
+                if fault.status != 200 and fault.raw is None:
                     error = {"message": fault.message, "type": "test", "code": fault.code}
                     self.send_json(fault.status, {"error": error}, fault.headers)
                     return
                 if fault.raw is not None:
-                    self.send_json(200, fault.raw)
+                    self.send_json(fault.status, fault.raw)
                     return
                 text = default_reply(prompt) if fault.text is None else fault.text
                 choice = {
@@ -121,12 +121,12 @@ class OpenAIServer:
                         owner.answered[hashlib.sha256(prompt.encode()).hexdigest()[:16]] += 1
 
             def send_json(self, status, value, headers=None):
-                data = json.dumps(value).encode()
+                data = value if isinstance(value, bytes) else json.dumps(value).encode()
                 with contextlib.suppress(OSError):
                     self.send_response(status)
                     for name, content in (headers or {}).items():
                         self.send_header(name, content)
-                    self.send_header("Content-Type", "application/json")
+                    self.send_header("Content-Type", "text/html" if data is value else "application/json")
                     self.send_header("Content-Length", str(len(data)))
                     self.end_headers()
                     self.wfile.write(data)

@@ -116,9 +116,10 @@ def load_model(
         prompts: `{"query": …, "document": …}` in place of those saved with the model or known for its family.
 
     Raises:
-        UserError: no such model here, and no hub to fetch it from.
+        UserError: no such model here, and no hub to fetch it from; or one whose vectors would mean nothing.
     """
     import torch
+    from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
     from transformers.utils.logging import disable_progress_bar
 
@@ -133,8 +134,9 @@ def load_model(
         model = SentenceTransformer(
             path, device=device, trust_remote_code=trusted, model_kwargs={"dtype": torch.float32}
         ).float()  # modules beside the transformer too
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(_cannot_load(name, Path(path).is_dir(), error)) from error
+    _need_embeddings(name, path, model)
     known = prompts_for(path) if not Path(path).is_dir() and not any(model.prompts.values()) else {}
     model.prompts = {"query": "", "document": ""} | model.prompts | known | (prompts or {})
     if max_seq_length and not is_static(model):
@@ -150,6 +152,21 @@ def _stands_on_service(path: str) -> bool:
     return others == {"nbutils.models.adapted.Service"}
 
 
+def _need_embeddings(name: str | Path, path: str, model: "SentenceTransformer") -> None:
+    """Raise a UserError for a model that loads and whose vectors mean nothing all the same."""
+    kinds = getattr(getattr(model.transformers_model, "config", None), "architectures", None) or [""]
+    if (
+        kinds[0].endswith("ForSequenceClassification")
+        and Path(path).is_dir()
+        and not Path(path, "modules.json").exists()
+    ):
+        raise UserError(f"Model {name} is a reranker or classifier ({kinds[0]}). Name an embedding model.")
+    if len(getattr(model.tokenizer, "get_vocab", lambda: range(100))()) < 100:
+        raise UserError(f"Model {name} has no vocabulary: the files of its tokenizer are missing. Download it again.")
+    if not all(weight.isfinite().all() for weight in model.parameters()):
+        raise UserError(f"The weights of {name} are not all numbers (NaN): it was damaged in training or on disk.")
+
+
 def _cannot_load(name: str | Path, is_folder: bool, error: Exception) -> str:
     """Return why a model cannot be loaded, and what to do."""
     if "trust_remote_code" in str(error):
@@ -161,6 +178,8 @@ def _cannot_load(name: str | Path, is_folder: bool, error: Exception) -> str:
         )
     if re.search("quanti|bitsandbytes|int8|4-?bit", str(error), re.IGNORECASE):
         return f"Model {name} is quantised ({first_line(error)}). Name the one in full or half precision."
+    if "deserializing" in str(error):
+        return f"The weights of {name} are damaged or incomplete ({first_line(error)}). Download them again."
     if is_folder:
         return f"The model in {name} cannot be loaded: {first_line(error)}"
     return (

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from pydantic import ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from nbutils.core import UserError, progress
-from nbutils.questions.faults import FILTERED, Fault, classify, finish_reason, text_of, tokens_of
+from nbutils.questions.faults import FILTERED, Fault, classify, finish_reason, reply_in_parts, text_of, tokens_of
 from nbutils.questions.llms import client_timeout, prepared, without_refused, without_retries
 from nbutils.questions.parse import without_thoughts
 from nbutils.questions.settings import QuestionSettings
@@ -174,7 +175,9 @@ class Asker:
         if FILTERED.search(reason.replace("_", " ")):
             raise Fault(f"content filter: {reason}", "drop")
         if not answer.reply.strip() and not self.empty_is_answer:
-            cut = "the reply was cut off before it began" if answer.truncated else "the reply was empty"
+            cut = "the reply was empty"
+            if answer.truncated:
+                cut = "the reply was cut off before it began; LLM_OPTIONS can allow it more tokens, or less thinking"
             raise Fault(cut, "skip" if last else "reply")
         if answer.truncated and not last:
             raise Fault("the reply was cut off", "reply")
@@ -234,7 +237,12 @@ class Asker:
 
     async def _call(self, llm, prompt: str):
         if _is_async(llm):
-            return await llm.acomplete(prompt)
+            try:
+                return await llm.acomplete(prompt)
+            except ValidationError as error:
+                if (reply := reply_in_parts(error)) is not None:
+                    return reply
+                raise
         # a call that hangs keeps its thread, so that never more are at work than allowed
         return await asyncio.get_running_loop().run_in_executor(self._threads, llm.complete, prompt)
 

@@ -2,24 +2,43 @@
 
 import contextlib
 import email.utils
+import json
 import os
 import re
 import time
 import traceback
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nbutils.core import UserError, first_line
+
+if TYPE_CHECKING:
+    from llama_index.core.llms import CompletionResponse
 
 QUOTA = ("insufficient_quota", "billing_hard_limit_reached")
 LONGEST_RETRY_AFTER = 600.0
 _TOO_LONG = re.compile(
-    r"context (?:length|size|window)|prompt is too long|too many (?:input )?tokens"
-    r"|context_length_exceeded|string_above_max_length",
+    r"context (?:length|size|window)|prompt is too long|too many (?:input )?tokens|input is too long|input length"
+    r"|context_length_exceeded|string_above_max_length|n_ctx|input token count|max_tokens must be at least 1|max_new_tokens.{0,3} must be"
+    r"|request too large",
     re.IGNORECASE,
+)
+_NO_MONEY = re.compile(
+    r"insufficient.{0,12}(?:balance|quota|credit|funds)|budget.{0,12}exceeded|余额不足|欠费", re.IGNORECASE
+)
+_BLOCKED = re.compile(
+    r"\b(?:account|organi[sz]ation|api key)\b.{0,40}\b(?:flagged|suspended|deactivated|disabled)", re.I
+)
+_RATE = re.compile(r"rate.?limit|too many requests|overloaded", re.IGNORECASE)
+_NO_ROOM = re.compile(
+    r"requires more (?:system )?memory|(?:error|failed|unable) (?:to load|loading) (?:the )?model", re.I
+)
+_NEVER_SENT = re.compile(
+    r"unexpected keyword argument|scheme for proxy|Illegal header value|Missing credentials|CERT_FILE"
 )
 FILTERED = re.compile(
     r"content[ _-]?(?:filter|polic|management|exists risk|moderat)|data_inspection|inappropriate|moderation|flagged"
-    r"|prohibited[ _]content|usage polic|\bunsafe\b|\bsafety\b|sensitive content|敏感|不安全",
+    r"|prohibited[ _]content|usage polic|\brefusal\b|\bunsafe\b|\bsafety\b|sensitive content|敏感|不安全",
     re.IGNORECASE,
 )
 _SECRETS = re.compile(
@@ -70,7 +89,13 @@ def finish_reason(reply) -> str:
     source = next(iter(_get(raw, "choices") or [raw]))
     if error := _get(source, "error"):  # OpenRouter puts a provider's error into the choice
         raise _server_fault(error, 200)
-    return str(_get(source, "finish_reason", "done_reason", "stop_reason") or "").lower()
+    message = _get(source, "message")
+    if (refusal := _get(message, "refusal")) and not _get(message, "content"):
+        return f"refusal: {refusal}"
+    for name in ("finish_reason", "done_reason", "stop_reason"):
+        if isinstance(value := _get(source, name), str):
+            return value.lower()
+    return ""
 
 
 def classify(error: Exception) -> Fault:
@@ -91,29 +116,68 @@ def classify(error: Exception) -> Fault:
             return _server_fault(told or _line(cause), status, retry_after(cause))
     if told := next(filter(None, map(_told_within, chain)), None):
         return _server_fault(told, 200)
-    reason, deepest = _line(error), _line(chain[-1])
-    return Fault(reason if deepest in reason else f"{reason} ({deepest})", "again")
+    received = next(filter(None, map(_received, chain)), None)
+    if isinstance(received, str):
+        kind = "stop" if re.match(r"\s*<|data:", received) else "again"
+        return Fault(f"no JSON came, but {redact(received)[:100]!r}; is the address complete? Most end in /v1", kind)
+    deepest = next((cause for cause in reversed(chain) if str(cause).strip()), error)
+    reason = _line(error)
+    reason = reason if _line(deepest) in reason else f"{reason} ({_line(deepest)})"
+    if received is not None:
+        reason = f"the reply holds no message ({reason})"
+    if isinstance(error, json.JSONDecodeError):
+        reason = f"the reply is no JSON ({reason})"
+    if isinstance(error, FileNotFoundError) and (certificates := os.environ.get("SSL_CERT_FILE")):
+        reason = f"SSL_CERT_FILE is {certificates}, which is not there"
+    unsent = _NEVER_SENT.search(reason) or isinstance(error, UnicodeEncodeError)  # as next time
+    return Fault(reason, "stop" if unsent else "again")
 
 
 def _server_fault(told, status: int, retry_after: float | None = None) -> Fault:
     """Judge what a server says: its error object or message, and the HTTP status it came with."""
-    message = redact(str(_get(told, "message") or told))[:300]
+    message = str(_get(told, "message", "detail") or told)
     code = _get(told, "code", "type") or ""
-    if isinstance(code, int) and code >= 300:
-        status = code
+    if re.fullmatch(r"[345]\d\d", str(code)):
+        status = int(code)
+    message = redact(message)[:300]
     reason = message if str(status) in message or status == 200 else f"{status} {message}"
     words = f"{code} {message}"
+    if _NO_MONEY.search(words) or _BLOCKED.search(words) or (status >= 500 and _NO_ROOM.search(words)):
+        return Fault(reason, "stop")
     if status in (200, 400, 403, 413, 422, 451, 500) and FILTERED.search(words):
         return Fault(f"content filter: {reason}", "drop")
-    if status == 413 or (status in (200, 400, 500) and _TOO_LONG.search(words)):
+    if status == 413 or (status in (200, 400, 422, 429, 500) and _TOO_LONG.search(words)):
         return Fault(reason, "skip")
     if (retry_after or 0) > LONGEST_RETRY_AFTER:
         return Fault(f"it asks to wait {retry_after / 60:.0f} minutes ({reason})", "stop")
-    if status == 429 and code not in QUOTA:
+    if (status == 429 and code not in QUOTA) or (status == 200 and _RATE.search(words)):
         return Fault(reason, "wait", retry_after)
     if status in (408, 409, 423, 425) or (status >= 500 and status != 501):
         return Fault(reason, "again", retry_after)
+    if status in (404, 405) and "model" not in words.lower():
+        reason += " (is the address complete? Most end in /v1)"
     return Fault(reason, "stop")
+
+
+def _received(error: BaseException):
+    """Return the reply over which a client of the OpenAI family stumbled: its object, or text that is no JSON."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        value = frame.f_locals.get("response")
+        if isinstance(value, str) or hasattr(value, "choices"):
+            return value
+    return None
+
+
+def reply_in_parts(error: BaseException) -> "CompletionResponse | None":
+    """Return a reply whose content is a list of parts (Mistral's), without its thinking; None where it is none."""
+    from llama_index.core.llms import CompletionResponse
+
+    reply = _received(error)
+    choices = _get(reply, "choices") or [None]
+    content = _get(_get(choices[0], "message"), "content")
+    if not isinstance(content, list):
+        return None
+    return CompletionResponse(text="".join(part["text"] for part in content if part.get("type") == "text"), raw=reply)
 
 
 def _told_within(error: BaseException):
@@ -147,7 +211,8 @@ def retry_after(error: BaseException) -> float | None:
 
 
 def _line(error: BaseException) -> str:
-    return redact(first_line(error))[:300]
+    title = re.search(r"<title[^>]*>(.*?)</title>", str(error), re.DOTALL | re.IGNORECASE)  # of a gateway's page
+    return redact(title[1] if title else first_line(error))[:300]
 
 
 def redact(text: str) -> str:

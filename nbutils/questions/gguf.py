@@ -1,12 +1,14 @@
 """A GGUF file as an LLM: llama.cpp's own server, which this process starts, alone may ask, and ends."""
 
 import hashlib
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import httpx
 from llama_index.llms.openai_like import OpenAILike
 from pydantic import Field, PrivateAttr
 
@@ -53,12 +55,17 @@ class LlamaCppServer:
 
     def check(self) -> None:
         """Raise a UserError if the server has ended by itself."""
-        if self.process is not None and self.process.poll() is not None:
-            self.log.seek(0)
-            lines = [line.strip() for line in self.log if line.strip()] or ["it said nothing"]
-            told = [line for line in lines if " E " in line or "rror" in line] or lines
-            self.stop()
-            raise UserError(f"llama.cpp ended while it worked with {self.file}: {told[-1][:300]}")
+        if self.process is None or self.process.poll() is None:
+            return
+        self.log.seek(0)
+        lines = [line.strip() for line in self.log if line.strip()]
+        causes = [line.partition(" E ")[2] for line in lines if " E " in line]  # the first; the others follow from it
+        told = [*causes, *[line for line in lines if "rror" in line][-1:], *lines[-1:], "it said nothing"][0]
+        code = self.process.poll() or 0
+        if code < 0:
+            told = f"{signal.Signals(-code).name}. SIGKILL is mostly too little memory, SIGILL too old a processor."
+        self.stop()
+        raise UserError(f"llama.cpp ended while it worked with {self.file}: {told[:300]}")
 
     def stop(self) -> None:
         """End the server and give its memory back."""
@@ -104,7 +111,9 @@ class GgufLLM(OpenAILike):
         self._client = self._aclient = None
 
     def _get_credential_kwargs(self, is_async: bool = False) -> dict[str, Any]:
-        address = {"base_url": f"{self._server.address}/v1", "api_key": self._server.key}
+        client = httpx.AsyncClient if is_async else httpx.Client
+        direct = client(trust_env=False)  # a proxy of the environment reaches no server of this machine
+        address = {"base_url": f"{self._server.address}/v1", "api_key": self._server.key, "http_client": direct}
         return super()._get_credential_kwargs(is_async) | address
 
     def _get_client(self):

@@ -65,7 +65,8 @@ def resolve_llm(
         need_key("OPENAI_API_KEY", name)
         from llama_index.llms.openai import OpenAI
 
-        llm = _made(OpenAI, options, model=model, **service)
+        key = os.environ["OPENAI_API_KEY"].strip()
+        llm = _made(OpenAI, options, model=model, api_key=key, **service)
         try:
             llm.metadata  # noqa: B018 (raises where the client does not know the model)
         except ValueError:  # newer than the client; whether it exists is for the server to say
@@ -79,14 +80,21 @@ def resolve_llm(
         host = os.environ.get("OLLAMA_HOST", "").replace("0.0.0.0", "127.0.0.1")  # a server listens there, none answers
         options["additional_kwargs"] = {"num_predict": LONGEST_REPLY} | options.get("additional_kwargs", {})
         url = host or "http://localhost:11434"
-        return _made(Ollama, options, model=model, request_timeout=timeout or 600.0, thinking=False, base_url=url)
+        llm = _made(Ollama, options, model=model, request_timeout=timeout or 600.0, thinking=False, base_url=url)
+        if _without_proxy(str(llm.client._client.base_url)):
+            from ollama import AsyncClient
+
+            own = {"timeout": llm.request_timeout, "headers": llm.headers, "trust_env": False}
+            llm._async_client = AsyncClient(host=llm.base_url, **own)
+        return llm
     if provider == "gguf" and model:
         need_package("xllamacpp", "gguf", name)
         from nbutils.questions.gguf import GgufLLM
 
         return _made(GgufLLM, options, file=model, timeout=timeout or 600.0)
     if like:
-        return _openai_like(options, *like.groups(), os.environ.get("OPENAI_LIKE_API_KEY", "none"), **service)
+        key = os.environ.get("OPENAI_LIKE_API_KEY", "").strip() or "none"
+        return _openai_like(options, *like.groups(), key, **service)
     known = "'offline', 'openai:MODEL', 'ollama:MODEL', 'gguf:FILE' or 'openai-like:MODEL@http://…'"
     raise UserError(f"LLM is {name!r}; use {known}.")
 
@@ -94,7 +102,18 @@ def resolve_llm(
 def _openai_like(options: dict, model: str, url: str, key: str, **service) -> "LLM":
     from llama_index.llms.openai_like import OpenAILike
 
-    return _made(OpenAILike, options, model=model, api_base=url, api_key=key, is_chat_model=True, **service)
+    defaults = dict(model=model, api_base=url, api_key=key, is_chat_model=True, **service, **_without_proxy(url))
+    return _made(OpenAILike, options, **defaults)
+
+
+def _without_proxy(url: str) -> dict:
+    """Return clients for a server on this machine, which no proxy of the environment can reach; {} for any other."""
+    import httpx
+
+    if not re.match(r"http://(?:localhost|127\.[\d.]+|\[::1\])(?=[:/]|$)", url):
+        return {}
+    own = {"trust_env": False, "follow_redirects": True}
+    return {"http_client": httpx.Client(**own), "async_http_client": httpx.AsyncClient(**own)}
 
 
 def _made(cls: type, options: dict, **defaults) -> "LLM":
@@ -106,6 +125,14 @@ def _made(cls: type, options: dict, **defaults) -> "LLM":
             f"llm_options holds {', '.join(map(repr, unknown))}, which {cls.__name__} does not take. It takes "
             f"{', '.join(sorted(known))}; what only the server knows goes in 'additional_kwargs', keys in the environment."
         )
+    extra = options.get("additional_kwargs")
+    if hasattr(cls, "_get_model_kwargs") and isinstance(extra, dict):  # what the client does not know, it would refuse
+        from openai.resources.chat.completions import AsyncCompletions
+
+        named = inspect.signature(AsyncCompletions.create).parameters
+        unknown = {name: value for name, value in extra.items() if name not in named}
+        body = {"extra_body": unknown | extra.get("extra_body", {})} if unknown else {}
+        options["additional_kwargs"] = {name: value for name, value in extra.items() if name in named} | body
     try:
         return cls(**(defaults | options))
     except ValidationError as error:
@@ -115,13 +142,18 @@ def _made(cls: type, options: dict, **defaults) -> "LLM":
 
 def prepared(llm: "LLM", prompts: Iterable[str], concurrency: int) -> "LLM":
     """Return an LLM that is ready for these prompts: on this machine, with a context no larger than they need."""
-    longest = max(len(prompt.encode("utf-8", "replace")) for prompt in prompts)
-    context = -(-(longest // 3 + LONGEST_REPLY) // 1024) * 1024  # three bytes are about a token, or less
+    context = -(-(max(map(_most_tokens, prompts)) + LONGEST_REPLY) // 1024) * 1024
     if callable(getattr(llm, "start", None)):
         llm.start(concurrency, context)
     if hasattr(llm, "thinking") and getattr(llm, "context_window", 0) == -1:  # Ollama's: all that the model can hold
         return llm.model_copy(update={"context_window": context})
     return llm
+
+
+def _most_tokens(text: str) -> int:
+    """Return about how many tokens a text is at most: of letters that a model does not know, each byte is one."""
+    plain = len(text.encode("ascii", "ignore"))
+    return plain // 3 + len(text.encode("utf-8", "replace")) - plain
 
 
 def client_timeout(llm: "LLM") -> float:

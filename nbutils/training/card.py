@@ -107,5 +107,5 @@ def lineage(model_id: str) -> list[str]:
     except (OSError, ValueError, yaml.YAMLError):
         card = {}
     known = card.get("trained_from") or card.get("base_model") or []
-    named = [known] if isinstance(known, str) else list(known)
+    named = known if isinstance(known, list) else [known]
     return [*filter(re.compile(r"\w[\w.-]*(/[\w.-]+)?").fullmatch, map(str, named)), Path(found).resolve().name]

@@ -115,3 +115,27 @@ def test_what_cannot_be_loaded_says_why(tmp_path, changes, says):
     (folder / "config.json").write_text(json.dumps(config | changes))
     with pytest.raises(UserError, match=says):
         load_model(folder)
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n", None])
+def test_weights_that_are_damaged_are_told(tmp_path, content):
+    weights = copy_of_the_packaged_model(tmp_path / "model") / "model.safetensors"
+    weights.write_bytes(content or weights.read_bytes()[:1_000_000])
+    with pytest.raises(UserError, match="damaged or incomplete"):
+        load_model(tmp_path / "model")
+
+
+def test_a_model_whose_vectors_would_mean_nothing_is_refused(tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    reranker, emptied, broken = (copy_of_the_packaged_model(tmp_path / name) for name in ("reranker", "emptied", "nan"))
+    AutoModelForSequenceClassification.from_pretrained(reranker, num_labels=1).save_pretrained(reranker)
+    (reranker / "modules.json").unlink()
+    for file in ("tokenizer.json", "vocab.txt"):
+        (emptied / file).unlink(missing_ok=True)
+    model = SentenceTransformer(str(broken))
+    next(model.parameters()).data.fill_(float("nan"))
+    model.save_pretrained(str(broken))
+    for folder, says in ((reranker, "is a reranker"), (emptied, "no vocabulary"), (broken, "not all numbers")):
+        with pytest.raises(UserError, match=says):
+            load_model(folder)

@@ -229,8 +229,23 @@ def test_on_failure_fail_stops_at_the_first(out, quick):
     [
         Fault(status=400, message="This model's maximum context length is 512 tokens."),
         Fault(status=400, message="the request exceeds the available context size, try increasing it"),
+        Fault(status=400, message="Cannot truncate prompt with n_keep (15028) >= n_ctx (7424)"),
+        Fault(status=400, message="max_tokens must be at least 1, got -20."),
+        Fault(status=400, message="The input token count (1200000) exceeds the maximum number of tokens allowed."),
+        Fault(status=422, message="Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096."),
+        Fault(status=400, message="Input is too long for requested model."),
+        Fault(status=429, message="Request too large for gpt-4o on tokens per min: Limit 30000, Requested 43000."),
     ],
-    ids=["vLLM: too long", "llama.cpp: too long"],
+    ids=[
+        "vLLM",
+        "llama.cpp",
+        "LM Studio",
+        "vLLM: no room",
+        "Gemini",
+        "TGI",
+        "Bedrock",
+        "OpenAI: too large for the limit",
+    ],
 )
 def test_one_prompt_that_is_refused_does_not_stop_the_others(out, fault):
     with serving(fault=poisoned("region 4 ", fault)) as server:

@@ -11,6 +11,11 @@ from nbutils.questions.ask import GenerationError
 from nbutils.questions.generate import generate_qa_embedding_pairs
 
 
+def answered(**message) -> dict:
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant"} | message}
+    return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -61,8 +66,9 @@ def test_retry_after_may_be_a_date_or_milliseconds():
         Fault(status=400, message="The response was filtered due to Azure's content management policy."),
         Fault(text="", finish_reason="content_filter"),
         Fault(raw={"error": {"code": 403, "message": "Input was flagged by moderation"}}),
+        Fault(raw=answered(content=None, refusal="I'm sorry, I can't help with that.")),
     ],
-    ids=["OpenAI", "DeepSeek", "Qwen", "OpenRouter", "Azure", "finish reason", "within a 200"],
+    ids=["OpenAI", "DeepSeek", "Qwen", "OpenRouter", "Azure", "finish reason", "within a 200", "refusal"],
 )
 def test_a_content_filter_drops_its_chunk_alone_and_for_good(out, fault):
     with serving(fault=poisoned("region 4 ", fault)) as server:
@@ -89,3 +95,66 @@ def test_an_error_in_a_reply_of_200_is_told(out, body, said):
     with serving(fault=lambda call, prompt: Fault(raw=body)) as server, pytest.raises(GenerationError, match=said):
         generate_qa_embedding_pairs(make_nodes(3), make_llm(server.url), output_path=out, verbose=False)
     assert server.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (Fault(status=500, message="model requires more system memory (7.5 GiB) than is available"), "requires more"),
+        (Fault(status=429, message="Insufficient balance or no resource package. Please recharge."), "Insufficient"),
+        (Fault(status=429, message="Budget has been exceeded! Max budget: 10.0", code="429"), "Budget has been"),
+        (Fault(status=403, message="Your account has been flagged for potential abuse."), "Your account"),
+        (Fault(status=404, message="Not Found"), r"404 Not Found \(is the address complete\? Most end in /v1\)"),
+    ],
+    ids=["Ollama's memory", "z.ai's balance", "LiteLLM's budget", "a flagged account", "no /v1"],
+)
+def test_what_no_retry_can_mend_costs_one_call(out, fault, said):
+    with (
+        serving(fault=lambda call, prompt: fault) as server,
+        pytest.raises(GenerationError, match=f"refused: .*{said}"),
+    ):
+        generate_qa_embedding_pairs(make_nodes(3), make_llm(server.url), output_path=out, verbose=False)
+    assert server.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"<!doctype html><html><title>Open WebUI</title></html>", "refused: no JSON came, but '<!doctype.*end in /v1"),
+        (b'data: {"choices": []}', "refused: no JSON came, but 'data:"),
+        (b"upstream error", "no JSON came, but 'upstream error'"),
+        (answered() | {"choices": None}, "the reply holds no message"),
+        (answered() | {"choices": []}, "the reply holds no message"),
+    ],
+    ids=["a page", "a stream", "a line", "choices null", "no choices"],
+)
+def test_a_reply_that_is_none_is_described(out, quick, body, said):
+    with serving(fault=lambda call, prompt: Fault(raw=body)) as server, pytest.raises(GenerationError, match=said):
+        generate_qa_embedding_pairs(
+            make_nodes(2), make_llm(server.url), output_path=out, retry_limit=1, stop_after=1, verbose=False
+        )
+
+
+def test_a_gateway_s_page_is_told_by_its_title(out, quick):
+    page = b"<!DOCTYPE html>\n<html><head>\n<title>host | 524: A timeout occurred</title></head></html>"
+    fault, said = Fault(status=524, raw=page), r"with: host \| 524: A timeout occurred"
+    with serving(fault=lambda call, prompt: fault) as server, pytest.raises(GenerationError, match=said):
+        generate_qa_embedding_pairs(
+            make_nodes(1), make_llm(server.url), output_path=out, retry_limit=1, stop_after=1, verbose=False
+        )
+
+
+@pytest.mark.parametrize("code", [429, "429", "rate_limit_exceeded"])
+def test_a_rate_limit_within_a_200_is_waited_for(out, quick, code):
+    busy = Fault(raw={"error": {"code": code, "message": "slow down"}})
+    with serving(fault=lambda call, prompt: busy if call == 2 else None) as server:
+        result = generate_qa_embedding_pairs(make_nodes(3), make_llm(server.url), output_path=out, verbose=False)
+    assert len(result.queries) == 6 and server.calls == 4
+
+
+def test_a_reply_in_parts_is_read_without_its_thinking(out):
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]
+    parts += [{"type": "text", "text": "1. Who picked apples?\n2. What grew in town?"}]
+    with serving(fault=lambda call, prompt: Fault(raw=answered(content=parts))) as server:
+        result = generate_qa_embedding_pairs(make_nodes(1), make_llm(server.url), output_path=out, verbose=False)
+    assert list(result.queries.values()) == ["Who picked apples?", "What grew in town?"] and server.calls == 1

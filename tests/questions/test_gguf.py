@@ -71,8 +71,25 @@ def test_the_server_answers_this_machine_with_its_key_alone(smollm):
     assert address.startswith("http://127.0.0.1:") and asked == [401, 200]
     llm._server.process.kill()
     llm._server.process.wait()
-    with pytest.raises(UserError, match=r"llama\.cpp ended while it worked with"):
+    with pytest.raises(UserError, match=r"llama\.cpp ended while it worked with .*SIGKILL"):
         llm.complete("Hi")
+
+
+@pytest.mark.slow
+def test_a_proxy_and_missing_certificates_do_not_come_between(smollm, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+    llm = resolve_llm(f"gguf:{smollm}", llm_options={"max_tokens": 2})
+    assert llm.complete("Hi").text
+    llm.stop()
+
+
+@pytest.mark.slow
+def test_a_file_cut_off_in_download_is_told(smollm, tmp_path):
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(smollm.read_bytes()[:50_000_000])
+    with pytest.raises(UserError, match=r"cut\.gguf: .*corrupted or incomplete"):
+        resolve_llm(f"gguf:{cut}").start()
 
 
 @pytest.mark.slow
@@ -100,7 +117,7 @@ def test_files_that_cannot_be_a_model_are_named(out, tmp_path):
         with pytest.raises(UserError, match=rf"LLM is 'gguf:.*{reason}"):
             estimate_questions({"training": make_nodes(1)}, f"gguf:{name}", output_path=out)
     page.write_bytes(b"GGUF" + b"\0" * 100)
-    with pytest.raises(UserError, match=r"llama\.cpp ended while it worked with .*model\.gguf"):
+    with pytest.raises(UserError, match=r"ended while it worked with .*model\.gguf: .*bad GGUF version: 0"):
         generate_qa_embedding_pairs(make_nodes(1), f"gguf:{page}", output_path=out, verbose=False)
 
 
@@ -132,4 +149,5 @@ def test_ollama_is_asked_where_it_runs_with_no_more_context_than_needed_and_with
     assert llm.client._client.base_url == "http://127.0.0.1:4321"
     assert llm.request_timeout == 77 and llm.thinking is False and llm.additional_kwargs["num_thread"] == 2
     assert prepared(llm, ["word " * 1000], 8).context_window == 3072
+    assert prepared(llm, ["ጀ" * 1000], 8).context_window == 4096  # a token for each byte, where a model has none for it
     assert prepared(resolve_llm("ollama:tiny", llm_options={"context_window": 9000}), ["x"], 8).context_window == 9000

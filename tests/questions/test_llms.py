@@ -86,3 +86,56 @@ def test_an_llm_with_retries_of_its_own_does_not_multiply_them(out, quick):
             )
         assert server.calls - spent == 2 * 2
     assert llm.max_retries == 3
+
+
+def test_what_only_the_server_knows_reaches_it(out):
+    with serving() as server:
+        own = {"top_k": 20, "chat_template_kwargs": {"enable_thinking": False}}
+        options = {"additional_kwargs": own | {"top_p": 0.5, "extra_body": {"min_p": 0.1}}}
+        llm = f"openai-like:tiny@{server.url}"
+        generate_qa_embedding_pairs(make_nodes(1), llm, output_path=out, llm_options=options, verbose=False)
+    assert server.bodies[0].items() >= (own | {"top_p": 0.5, "min_p": 0.1}).items()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"HTTP_PROXY": "http://127.0.0.1:9"}, {"ALL_PROXY": "socks5://127.0.0.1:9"}, {"ALL_PROXY": "socks://127.0.0.1:9"},
+     {"SSL_CERT_FILE": "/nowhere/ca.pem"}, {"OPENAI_LIKE_API_KEY": "a-key\n"}, {"OPENAI_LIKE_API_KEY": ""}],
+    ids=str,
+)  # fmt: skip
+def test_a_server_on_this_machine_answers_whatever_the_environment_says(out, monkeypatch, setting):
+    for name, value in setting.items():
+        monkeypatch.setenv(name, value)
+    with serving() as server:
+        result = generate_qa_embedding_pairs(
+            make_nodes(1), f"openai-like:tiny@{server.url}", output_path=out, retry_limit=1, verbose=False
+        )
+    assert len(result.queries) == 2
+
+
+def test_ollama_on_this_machine_is_asked_past_a_proxy(out, monkeypatch):
+    pytest.importorskip("llama_index.llms.ollama")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    message = {"role": "assistant", "content": "1. Who picked apples?\n2. What grew in town?"}
+    reply = {"model": "tiny", "message": message, "done": True, "prompt_eval_count": 9, "eval_count": 5}
+    with serving(fault=lambda call, prompt: Fault(raw=reply)) as server:
+        monkeypatch.setenv("OLLAMA_HOST", server.url.removesuffix("/v1"))
+        result = generate_qa_embedding_pairs(
+            make_nodes(1), "ollama:tiny", output_path=out, retry_limit=1, verbose=False
+        )
+    assert len(result.queries) == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"SSL_CERT_FILE": "/nowhere/ca.pem"}, "SSL_CERT_FILE is /nowhere/ca.pem, which is not there"),
+        ({"ALL_PROXY": "socks://127.0.0.1:9"}, "scheme for proxy"),
+        ({"OPENAI_LIKE_API_KEY": "ключ"}, "'ascii' codec"),
+    ],
+)
+def test_settings_that_no_retry_can_mend_are_told_at_once(out, monkeypatch, setting, said):
+    for name, value in setting.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(GenerationError, match=f"The LLM refused: .*{said}"):
+        generate_qa_embedding_pairs(make_nodes(2), "openai-like:m@https://x.invalid/v1", output_path=out, verbose=False)

@@ -32,7 +32,13 @@ def test_the_chain_of_models_is_named_by_hub_ids_and_bare_folder_names(tiny, tmp
     assert lineage("all-mpnet-base-v2") == ["sentence-transformers/all-mpnet-base-v2"]
     assert lineage(tiny) == ["model"] == lineage(f"local:{tiny}")
     shutil.copytree(tiny, tmp_path / "mine")
-    cards = {"base_model: BAAI/bge-m3": ["BAAI/bge-m3"], "base_model: /home/me/secret": [], "base_model: [": []}
+    cards = {
+        "base_model: BAAI/bge-m3": ["BAAI/bge-m3"],
+        "base_model: /home/me/secret": [],
+        "base_model: [": [],
+        "base_model: {a: 1}": [],
+    }
+    cards["base_model: 5"] = ["5"]
     for head, known in cards.items():
         (tmp_path / "mine" / "README.md").write_text(f"---\n{head}\n---\n")
         assert lineage(str(tmp_path / "mine")) == [*known, "mine"]
