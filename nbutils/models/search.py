@@ -22,10 +22,23 @@ class Ranking:
     Args:
         index: int64 array of shape (queries, depth), positions in the corpus, best first; -1 where nothing was found.
         score: float array of the same shape; -inf where nothing was found.
+
+    A single element of them, such as `index[0][0]`, is Python's own int or float.
     """
 
     index: np.ndarray
     score: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.index, self.score = self.index.view(_Plain), self.score.view(_Plain)
+
+
+class _Plain(np.ndarray):
+    """An array whose single elements are Python's own numbers, which compare to a plain True or False."""
+
+    def __getitem__(self, key):
+        found = super().__getitem__(key)
+        return found.item() if isinstance(found, np.generic) else found
 
 
 def id_ranks(ids: Sequence[str]) -> np.ndarray:
