@@ -42,7 +42,9 @@ def draw() -> Figure:
         axes.add_patch(FancyBboxPatch((0, y - 0.34), 8.6, 0.68, boxstyle="round,pad=0.02", fc=fill, ec=INK, lw=0.8))
         axes.text(0.12, y + 0.08, f"{name}  ({lines} lines)", fontsize=11, weight="bold", color=INK, va="center")
         axes.text(2.5, y + 0.08, purpose, fontsize=8.5, color=INK, va="center")
-        axes.text(0.12, y - 0.2, "  ".join(modules), fontsize=8, family="monospace", color="#555555", va="center")
+        listed = "  ".join(modules)
+        size = min(8, 1000 / max(len(listed), 1))  # as wide as the box at most
+        axes.text(0.12, y - 0.2, listed, fontsize=size, family="monospace", color="#555555", va="center")
         for other in needs & row.keys():
             bend = {
                 "arrowstyle": "->",

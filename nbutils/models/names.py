@@ -154,14 +154,12 @@ def _stands_on_service(path: str) -> bool:
 
 def _need_embeddings(name: str | Path, path: str, model: "SentenceTransformer") -> None:
     """Raise a UserError for a model that loads and whose vectors mean nothing all the same."""
-    kinds = getattr(getattr(model.transformers_model, "config", None), "architectures", None) or [""]
-    if (
-        kinds[0].endswith("ForSequenceClassification")
-        and Path(path).is_dir()
-        and not Path(path, "modules.json").exists()
-    ):
-        raise UserError(f"Model {name} is a reranker or classifier ({kinds[0]}). Name an embedding model.")
-    if len(getattr(model.tokenizer, "get_vocab", lambda: range(100))()) < 100:
+    kind = (getattr(getattr(model.transformers_model, "config", None), "architectures", None) or [""])[0]
+    bare = Path(path).is_dir() and not Path(path, "modules.json").exists()
+    if bare and kind.endswith("ForSequenceClassification"):
+        raise UserError(f"Model {name} is a reranker or classifier ({kind}). Name an embedding model.")
+    tokenizer = getattr(model, "tokenizer", None)
+    if hasattr(tokenizer, "get_vocab") and len(tokenizer.get_vocab()) < 100:
         raise UserError(f"Model {name} has no vocabulary: the files of its tokenizer are missing. Download it again.")
     if not all(weight.isfinite().all() for weight in model.parameters()):
         raise UserError(f"The weights of {name} are not all numbers (NaN): it was damaged in training or on disk.")
