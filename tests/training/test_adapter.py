@@ -2,16 +2,13 @@ import json
 from pathlib import Path
 
 import numpy as np
-import papermill
 import pytest
 from retrieval_examples import Words
 from sentence_transformers import SentenceTransformer
-from short_chain import two_texts
 
 from nbutils.core import UserError
 from nbutils.models.names import load_model, load_tokenizer, reading_length, resolve_embed_model
 from nbutils.models.vectors import EmbeddingCache, encode, unit
-from nbutils.pipeline import run as runs
 from nbutils.training.adapter import AdapterFinetuneEngine
 from nbutils.training.deploy import continue_on_all
 from nbutils.training.engine import SentenceTransformersFinetuneEngine
@@ -114,19 +111,3 @@ def test_a_service_is_saved_by_its_name(tiny, dataset, tmp_path):
     assert vector == pytest.approx(np.array([2, 1, 1, 1]) / 7**0.5)
     model = load_model(tmp_path / "out")
     assert np.allclose(encode(model, ["net debt"]), encode(load_model(tiny, device="cpu"), ["net debt"]), atol=1e-5)
-
-
-@pytest.mark.slow
-def test_the_notebooks_work_with_an_adapter(project, tmp_path):
-    texts = two_texts(tmp_path / "texts")
-    values = {
-        "TRAIN_FILES": str(texts / "train.txt"), "VAL_FILES": [str(texts / "val.txt")], "CHUNK_SIZE": 64,
-        "CHUNK_OVERLAP": 8, "ENGINE": "adapter",
-    }  # fmt: skip
-    result = runs.run("adapted", values, outputs=tmp_path / "outputs", say=print)
-    assert result.status == "done", result.error
-    assert {"base", "fine-tuned"} <= set(result.metrics["system"])
-    assert (result.folder / "model_all" / "adapter.npy").exists() and (result.folder / "report.html").exists()
-    for name in ("06_use_the_model", "07_look_closer"):
-        notebook = project / "notebooks" / f"{name}.ipynb"
-        papermill.execute_notebook(notebook, tmp_path / f"{name}.ipynb", {"RUN_NAME": "adapted"}, progress_bar=False)

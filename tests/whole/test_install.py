@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from recording_proxy import recording_proxy, with_keys
 from short_chain import two_texts
 
 pytestmark = pytest.mark.slow
@@ -19,11 +21,9 @@ BROUGHT = (
 )  # fmt: skip
 
 
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "NBUTILS_OUTPUTS")}
-
-
-def call(*command: object, cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT)
+def call(*command: object, cwd: Path, environment: Mapping[str, str] = os.environ) -> subprocess.CompletedProcess:
+    env = {name: value for name, value in environment.items() if name not in ("PYTHONPATH", "NBUTILS_OUTPUTS")}
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=cwd, env=env)
 
 
 @pytest.fixture(scope="module")
@@ -68,27 +68,15 @@ def test_an_installed_nbutils_brings_what_it_needs(installed, tmp_path, project)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_installed_nbutils_runs_the_chain_in_an_empty_folder(installed, tmp_path):
+def test_an_installed_nbutils_runs_the_chain_in_an_empty_folder_and_asks_no_service(installed, tmp_path):
     estimate = call(installed.with_name("nbutils"), "estimate", cwd=tmp_path)  # of the sample reports
     assert estimate.returncode == 0, estimate.stderr
     two_texts(tmp_path)
-    files = [
-        "-p",
-        "TRAIN_FILES",
-        "train.txt",
-        "-p",
-        "VAL_FILES",
-        "val.txt",
-        "-p",
-        "CHUNK_SIZE",
-        "64",
-        "-p",
-        "CHUNK_OVERLAP",
-        "8",
-    ]
-    done = call(
-        installed.with_name("nbutils"), "run", "--profile", "offline", *files, "-p", "EPOCHS", "1", cwd=tmp_path
-    )
+    values = {"TRAIN_FILES": "train.txt", "VAL_FILES": "val.txt", "CHUNK_SIZE": 64, "CHUNK_OVERLAP": 8, "EPOCHS": 1}
+    given = [part for name, value in values.items() for part in ("-p", name, value)]
+    with recording_proxy() as (proxy, asked):
+        done = call(installed.with_name("nbutils"), "run", *given, cwd=tmp_path, environment=with_keys(proxy))
+    assert asked == []
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
     run = tmp_path / "outputs" / "tutorial"
     assert (run / "report.html").is_file()

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import papermill
 import pytest
 from short_chain import two_texts
 
@@ -76,28 +77,39 @@ def chain(folder, texts, **others):
 
 
 @pytest.mark.slow
-def test_the_chain_runs_continues_and_redoes_only_what_changed(texts, tmp_path):
-    result, said = chain(tmp_path, texts)
+def test_the_chain_runs_continues_and_redoes_only_what_changed(project, texts, tmp_path, monkeypatch):
+    monkeypatch.setenv("NBUTILS_OUTPUTS", str(tmp_path))
+    (tmp_path / "own.csv").write_text(
+        "question,quote\nWhat was done to the crane?,The crane report of 1984\nWho looks after the lock?,The lock report of 1996\n"
+    )
+    own = {"TRAIN_ON_GOLD": str(tmp_path / "own.csv")}
+    result, said = chain(tmp_path, texts, **own)
     assert result.status == "done", result.error
+    assert sorted(os.listdir(result.folder / "folds")) == ["0", "1", "folds.json"]
     assert list(result.seconds) == [step.name for step in CHAIN]
     assert {"base", "fine-tuned"} <= set(result.metrics["system"])
     assert any("cell 1/" in line for line in said)
     for made in ("run.json", "report.html", "results/metrics.csv", "model/model.safetensors"):
         assert (result.folder / made).stat().st_size > 0, made
 
-    again, said = chain(tmp_path, texts)
+    again, said = chain(tmp_path, texts, **own)
     assert again.status == "done"
     assert again.seconds == {}
     assert sum("up to date" in line for line in said) == 4
 
-    changed, _ = chain(tmp_path, texts, TOP_K=3)
+    changed, _ = chain(tmp_path, texts, TOP_K=3, **own)
     assert list(changed.seconds) == ["04_evaluate_models"]
 
-    retrained, _ = chain(tmp_path, texts, TOP_K=3, LEARNING_RATE=1e-4)
-    assert list(retrained.seconds) == ["03_finetune_embedding", "04_evaluate_models"]
+    adapted, _ = chain(tmp_path, texts, TOP_K=3, ENGINE="adapter")
+    assert list(adapted.seconds) == ["03_finetune_embedding", "04_evaluate_models"]
+    assert {"base", "fine-tuned"} <= set(adapted.metrics["system"])
+    assert (result.folder / "model_all" / "adapter.npy").exists() and not (result.folder / "folds").exists()
+    for name, more in (("06_use_the_model", {"FILES": []}), ("07_look_closer", {})):
+        notebook = project / "notebooks" / f"{name}.ipynb"
+        papermill.execute_notebook(notebook, tmp_path / "out.ipynb", {"RUN_NAME": "small"} | more, progress_bar=False)
 
     shutil.rmtree(result.folder / "model")
-    same = {"TOP_K": 3, "LEARNING_RATE": 1e-4}
+    same = {"TOP_K": 3, "ENGINE": "adapter"}
     assert not runs.is_done("small", parameters(texts, **same), outputs=tmp_path)
 
 
