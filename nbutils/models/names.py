@@ -159,7 +159,7 @@ def _need_embeddings(name: str | Path, path: str, model: "SentenceTransformer") 
     if bare and kind.endswith("ForSequenceClassification"):
         raise UserError(f"Model {name} is a reranker or classifier ({kind}). Name an embedding model.")
     tokenizer = getattr(model, "tokenizer", None)
-    if hasattr(tokenizer, "get_vocab") and len(tokenizer.get_vocab()) < 100:
+    if hasattr(tokenizer, "get_vocab") and len(tokenizer.get_vocab()) < 10:
         raise UserError(f"Model {name} has no vocabulary: the files of its tokenizer are missing. Download it again.")
     if not all(weight.isfinite().all() for weight in model.parameters()):
         raise UserError(f"The weights of {name} are not all numbers (NaN): it was damaged in training or on disk.")

@@ -60,13 +60,13 @@ def learn_questions(deployed: Any, questions: Any, folder: str | Path, *, folds:
         The engine of the model that has learned all questions.
 
     Raises:
-        UserError: there are no questions, or all are about the same chunk, so that none could be held out.
+        UserError: there are no questions, or all are about one or two chunks: too few to hold some out and learn the rest.
     """
     if questions is None:
         raise UserError("TRAIN_ON_GOLD: there are no gold questions beside the documents. Name a table of questions.")
     parts = question_folds(questions, folds, seed)
-    if len(parts) < 2:
-        raise UserError("TRAIN_ON_GOLD: these questions are all about one chunk. Add questions about other chunks.")
+    if len(parts) < 3:
+        raise UserError("TRAIN_ON_GOLD: these questions are about one or two chunks. Add questions about others.")
     folder, epochs = Path(folder), OWN_QUESTIONS_EPOCHS
     chunks = {}
     for number, held_out in enumerate(parts):

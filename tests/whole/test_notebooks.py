@@ -79,13 +79,14 @@ def chain(folder, texts, **others):
 @pytest.mark.slow
 def test_the_chain_runs_continues_and_redoes_only_what_changed(project, texts, tmp_path, monkeypatch):
     monkeypatch.setenv("NBUTILS_OUTPUTS", str(tmp_path))
-    (tmp_path / "own.csv").write_text(
-        "question,quote\nWhat was done to the crane?,The crane report of 1984\nWho looks after the lock?,The lock report of 1996\n"
+    asked = "".join(
+        f"What was done to the {word}?,The {word} report\n" for word in ("crane", "tide", "barge", "beacon")
     )
+    (tmp_path / "own.csv").write_text(f"question,quote\n{asked}")
     own = {"TRAIN_ON_GOLD": str(tmp_path / "own.csv")}
     result, said = chain(tmp_path, texts, **own)
     assert result.status == "done", result.error
-    assert sorted(os.listdir(result.folder / "folds")) == ["0", "1", "folds.json"]
+    assert sorted(os.listdir(result.folder / "folds")) == ["0", "1", "2", "3", "folds.json"]
     assert list(result.seconds) == [step.name for step in CHAIN]
     assert {"base", "fine-tuned"} <= set(result.metrics["system"])
     assert any("cell 1/" in line for line in said)
