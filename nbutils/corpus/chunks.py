@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -173,20 +174,25 @@ def _splitter(chunk_size: int, chunk_overlap: int | None, options: dict):
     return SentenceSplitter(chunk_size=chunk_size, chunk_overlap=chunk_overlap, **defaults | options)
 
 
+_ENVIRONMENT = threading.Lock()  # else one of two threads may keep the other's value as the user's
+
+
 @functools.cache
 def _tokens() -> Callable[[str], list[int]]:
     """Return LlamaIndex's default tokenizer, gpt-3.5-turbo's, from the file that llama-index-core brings."""
     import llama_index.core
     import tiktoken
 
-    before = os.environ.get("TIKTOKEN_CACHE_DIR")
-    os.environ["TIKTOKEN_CACHE_DIR"] = str(Path(llama_index.core.__file__).parent / "_static" / "tiktoken_cache")
-    try:
-        encoding = tiktoken.encoding_for_model("gpt-3.5-turbo")
-    finally:
-        os.environ.pop("TIKTOKEN_CACHE_DIR", None)
-        if before is not None:
-            os.environ["TIKTOKEN_CACHE_DIR"] = before
+    packaged = Path(llama_index.core.__file__).parent / "_static" / "tiktoken_cache"
+    with _ENVIRONMENT:
+        before = os.environ.get("TIKTOKEN_CACHE_DIR")
+        os.environ["TIKTOKEN_CACHE_DIR"] = str(packaged)
+        try:
+            encoding = tiktoken.encoding_for_model("gpt-3.5-turbo")
+        finally:
+            os.environ.pop("TIKTOKEN_CACHE_DIR", None)
+            if before is not None:
+                os.environ["TIKTOKEN_CACHE_DIR"] = before
     return functools.partial(encoding.encode, allowed_special="all")
 
 

@@ -308,11 +308,13 @@ class _DenseSearch:
                 more = self.store.embed(model, [text for text, _ in texts], "query", bf16=self.bf16)
                 owner = np.array([chunk for _, chunk in texts])
                 found[queries_name(system)] = search_vectors(data, asked, searched, more, owner)
+            if about is None:
+                self.rankings[name] |= found
+                continue
+            rows = [i for i, chunks in enumerate(relevance(data).values()) if not about.isdisjoint(chunks)]
             for each, ranking in found.items():
-                whole = self.rankings[name].setdefault(each, ranking)
-                if about is not None:
-                    rows = [i for i, chunks in enumerate(relevance(data).values()) if not about.isdisjoint(chunks)]
-                    whole.index[rows], whole.score[rows] = ranking.index[rows], ranking.score[rows]
+                whole = self.rankings[name][each]
+                whole.index[rows], whole.score[rows] = ranking.index[rows], ranking.score[rows]
         return corpus.shape[1]
 
 

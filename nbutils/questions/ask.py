@@ -215,9 +215,10 @@ class Asker:
         self._hand_on(answer)
         self._failed_in_row += fault.kind not in ("budget", "drop")
         if self._failed_in_row >= (1 if self.settings.on_failure == "fail" else self.settings.stop_after):
+            count = self._failed_in_row
+            failed = f"{count} chunks in a row failed, the last" if count > 1 else "a chunk failed"
             raise GenerationError(
-                f"Stopped: {self._failed_in_row} chunks in a row failed, the last with: {fault.reason}. "
-                "What was answered is kept; run again to continue."
+                f"Stopped: {failed} with: {fault.reason}. What was answered is kept; run again to continue."
             )
 
     def _hand_on(self, answer: Answer) -> None:

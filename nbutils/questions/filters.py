@@ -6,17 +6,16 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from nbutils.models.search import bm25_search, vector_search
+from nbutils.models.search import UNSPACED, bm25_search, vector_search
 from nbutils.questions.settings import Filters
 
-_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:[.,][^\W_]+)*")
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:[.,][^\W_]+)*")
 
 
 def words(text: str) -> list[str]:
     """Return the words of a text, folded to one case; a script without spaces gives pairs of characters."""
     tokens = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    unspaced = [bool(re.match(f"[{_UNSPACED}]", token)) for token in tokens] + [False]  # also before the first
+    unspaced = [bool(re.match(f"[{UNSPACED}]", token)) for token in tokens] + [False]  # also before the first
     pairs = []
     for index, token in enumerate(tokens):
         if unspaced[index] and unspaced[index + 1]:

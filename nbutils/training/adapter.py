@@ -212,12 +212,6 @@ class _VectorLoss(GroupedRankingLoss):
     embed = staticmethod(lambda vectors: vectors)
 
 
-class _VectorLoss(GroupedRankingLoss):
-    """The other engine's loss on vectors in place of tokens."""
-
-    embed = staticmethod(lambda vectors: vectors)
-
-
 class _Vectors:
     """Texts to vectors of length 1, each asked for once."""
 

@@ -98,26 +98,6 @@ def test_an_error_in_a_reply_of_200_is_told(out, body, said):
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
-    [
-        (Fault(status=500, message="model requires more system memory (7.5 GiB) than is available"), "requires more"),
-        (Fault(status=429, message="Insufficient balance or no resource package. Please recharge."), "Insufficient"),
-        (Fault(status=429, message="Budget has been exceeded! Max budget: 10.0", code="429"), "Budget has been"),
-        (Fault(status=403, message="Your account has been flagged for potential abuse."), "Your account"),
-        (Fault(status=404, message="Not Found"), r"404 Not Found \(is the address complete\? Most end in /v1\)"),
-    ],
-    ids=["Ollama's memory", "z.ai's balance", "LiteLLM's budget", "a flagged account", "no /v1"],
-)
-def test_what_no_retry_can_mend_costs_one_call(out, fault, said):
-    with (
-        serving(fault=lambda call, prompt: fault) as server,
-        pytest.raises(GenerationError, match=f"refused: .*{said}"),
-    ):
-        generate_qa_embedding_pairs(make_nodes(3), make_llm(server.url), output_path=out, verbose=False)
-    assert server.calls == 1
-
-
-@pytest.mark.parametrize(
     ("body", "said"),
     [
         (b"<!doctype html><html><title>Open WebUI</title></html>", "refused: no JSON came, but '<!doctype.*end in /v1"),

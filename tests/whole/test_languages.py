@@ -71,13 +71,15 @@ def test_a_quote_from_within_a_sentence_finds_its_paragraph(language, paragraphs
     assert quote in gold.corpus[chunk]
 
 
-def test_the_offline_generator_writes_sentences_of_the_text_or_says_that_it_cannot(language):
+def test_the_offline_generator_writes_sentences_of_the_text_or_says_that_it_cannot(language, tmp_path):
     nodes = load_corpus(FOLDER / f"{language}.md", chunk_size=96, chunk_overlap=0)
     if language in WITHOUT_SPACES:
         with pytest.warns(UserWarning, match="spaces between words"):
-            assert not generate_qa_embedding_pairs(nodes, "offline", verbose=False).queries
+            assert not generate_qa_embedding_pairs(
+                nodes, "offline", verbose=False, output_path=tmp_path / "pairs.json"
+            ).queries
         return
-    dataset = generate_qa_embedding_pairs(nodes, "offline", verbose=False)
+    dataset = generate_qa_embedding_pairs(nodes, "offline", verbose=False, output_path=tmp_path / "pairs.json")
     assert len(dataset.queries) >= len(nodes)
     for query_id, query in dataset.queries.items():
         chunk = dataset.corpus[dataset.relevant_docs[query_id][0]].casefold()
