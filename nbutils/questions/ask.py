@@ -10,7 +10,6 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -65,7 +64,6 @@ class Asker:
         self.timeout = settings.timeout or client_timeout(self.llm)
         self.count_tokens, self.empty_is_answer = count_tokens, empty_is_answer
         self.out_of_budget = False
-        self._threads = ThreadPoolExecutor(settings.concurrency)
         self._random = random.Random(settings.seed)
         self._tokens, self._note, self._finished = 0, "", 0
         self._successes = self._failed_in_row = 0
@@ -103,7 +101,7 @@ class Asker:
         future.result()
 
     async def _ask_all(self, requests: list[Request], ended: threading.Event) -> None:
-        room = asyncio.Semaphore(self.settings.concurrency)
+        room, self._threads = (asyncio.Semaphore(self.settings.concurrency) for _ in range(2))
 
         async def in_turn(request: Request) -> None:
             async with room:
@@ -244,8 +242,8 @@ class Asker:
                 if (reply := reply_in_parts(error)) is not None:
                     return reply
                 raise
-        # a call that hangs keeps its thread, so that never more are at work than allowed
-        return await asyncio.get_running_loop().run_in_executor(self._threads, llm.complete, prompt)
+        await self._threads.acquire()  # a call that hangs keeps its place, so that never more are at work than allowed
+        return await _in_thread(lambda: llm.complete(prompt), self._threads.release)
 
 
 @functools.cache
@@ -254,6 +252,27 @@ def _loop(process: int) -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="nbutils-asking", daemon=True).start()
     return loop
+
+
+async def _in_thread(function: Callable, when_done: Callable[[], None]):
+    """Await a blocking call in a daemon thread, so that one that hangs holds up neither the others nor the exit."""
+    loop = asyncio.get_running_loop()
+    result = loop.create_future()
+
+    def settle(method: Callable, value) -> None:
+        when_done()
+        if not result.done():
+            method(value)
+
+    def work() -> None:
+        try:
+            outcome = (result.set_result, function())
+        except BaseException as error:
+            outcome = (result.set_exception, error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=work, daemon=True).start()
+    return await result
 
 
 def _is_async(llm) -> bool:

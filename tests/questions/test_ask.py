@@ -1,7 +1,10 @@
 """Asking, retries, faults and budgets, against a real server that misbehaves on demand."""
 
 import asyncio
+import os
 import random
+import subprocess
+import sys
 import time
 
 import pytest
@@ -352,6 +355,24 @@ def test_a_hanging_synchronous_llm_is_given_up_on(out, quick):
     )
     assert result.account.report["status"].tolist() == ["kept", "failed", "kept"]
     assert result.account.report["reason"][1] == "no reply within 0.4 s"
+
+
+def test_a_call_that_hangs_does_not_hold_up_the_end_of_the_process(out, project):
+    code = """
+import time
+from question_helpers import Slow, make_nodes
+from nbutils.questions.generate import generate_qa_embedding_pairs
+class Hanging(Slow):
+    def complete(self, prompt, formatted=False, **kwargs):
+        time.sleep(1000)
+generate_qa_embedding_pairs(make_nodes(1), Hanging(), output_path="pairs.json", timeout=0.2, retry_limit=1)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(project / "tests"), str(project)])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=out.parent, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1
+    assert "no reply within 0.2 s" in done.stderr
 
 
 def test_synchronous_calls_that_timed_out_keep_their_place(out, quick):
