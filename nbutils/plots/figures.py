@@ -394,5 +394,5 @@ def plot_learning_curve(table: "pd.DataFrame", metric: str = "hit rate@5") -> "F
         title="Where the line still rises at the right, more documents would help",
         xlabel="chunks trained on (share of all)", ylabel=f"{metric} (0 to 1), 95 % interval",
     )  # fmt: skip
-    ax.legend(loc="lower right", fontsize="small")
+    ax.legend(loc="best", fontsize="small")
     return figure
