@@ -7,7 +7,6 @@ own report. Nothing in the project was chosen by these rows.
 """
 
 import argparse
-import json
 import random
 import sys
 import tempfile
@@ -15,19 +14,14 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from recipes import Judge, row, written
+from recipes import SAMPLE, Judge, row, sample, sample_nodes, written
 
 from nbutils import SentenceTransformersFinetuneEngine
-from nbutils.core import project_folder
-from nbutils.corpus.chunks import load_corpus
-from nbutils.evaluation.gold import load_gold_questions
 from nbutils.evaluation.stats import bootstrap_intervals
 from nbutils.models.names import DEFAULT_MODEL, load_model
 from nbutils.plots.figures import plot_story
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, merged
 from nbutils.questions.pairs import load_pairs
-
-SAMPLE = project_folder() / "data" / "sample"
 
 
 def chosen(pairs: EmbeddingQAFinetuneDataset, keys: set[str]) -> EmbeddingQAFinetuneDataset:
@@ -53,7 +47,7 @@ def main() -> int:
     parser.add_argument("variants", nargs="*")
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
-    nodes = load_corpus([SAMPLE / "norvane_2024.pdf", SAMPLE / "brackwater_2024.pdf"], chunk_size=256, chunk_overlap=40)
+    nodes = sample_nodes()
     pairs = load_pairs(SAMPLE / "training_questions.csv", nodes)
     kind = pd.read_csv(SAMPLE / "training_questions.csv").drop_duplicates("question").set_index("question").kind
     kinds = {key: kind.get(text) for key, text in pairs.queries.items()}
@@ -67,18 +61,11 @@ def main() -> int:
         "offline generator, two per chunk": offline,
         "all kinds and offline": merged(pairs, offline),
     }  # fmt: skip
-    gold = load_gold_questions(SAMPLE / "gold_questions.csv", nodes)
-    document = {node.node_id: node.metadata["file_name"] for node in nodes}
-    document |= {key: document[found[0]] for key, found in gold.relevant_docs.items()}
     print(
         "| set | learned from | queries | hit@5 | gain | MRR@10 | gain | seconds |\n|---|---|---|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "sample.json")
-        path.write_text(
-            json.dumps(gold.model_dump(include={"queries", "corpus", "relevant_docs"}) | {"document": document})
-        )
-        judge = Judge(path, half=False)
+        judge = Judge(sample(folder), half=False)
         base = judge.of_model(load_model(DEFAULT_MODEL))
         print(row(judge, "base as shipped", "", base, base, 0), flush=True)
         shown = [{"name": "base as shipped", "score": base[:, 0].mean()}]

@@ -1,14 +1,16 @@
 """Generators and recipes over any number of sets of people's questions, one table, paired intervals against the base.
 
-    python benchmarks/recipes.py SET.json … [--recipes '{"kinds": ["sentence"], "soft_labels": 1}' …] [--half]
+    python benchmarks/recipes.py SET.json … [--sample] [--recipes '{"kinds": ["sentence"], "soft_labels": 1}' …] [--half]
 
 A set is a JSON file with `queries`, `corpus`, `relevant_docs` and perhaps `document`, which says of each query and chunk
 to what document it belongs: a query is then searched in its own document. The queries of the set only judge: a model
 is trained on queries that the offline generator writes about the very chunks that are searched. With `--half` it
-learns from the first half of the chunks and is judged by the questions about the second. A recipe is JSON: `kinds` and
-`number` are the generator's, all others are options of the engine. `"pairs": true` trains on the set's own questions
-about the training half (with `--half` alone: else it would learn what judges it), mixed with the generator's if
-`"number"` is not 0. `"chunks"` trains on a random part of that many chunks.
+learns from the first half of the chunks and is judged by the questions about the second. `--sample` adds the sample's two
+reports with their 336 gold questions. A recipe is JSON: `kinds` and `number` are the generator's, all others are options of
+the engine. `"pairs": true` trains on the set's own questions about the training half (with `--half` alone: else it would
+learn what judges it), or on the sample's written questions, mixed with the generator's if `"number"` is not 0.
+`"chunks"` trains on a random part of that many chunks; `"cuts": [128, 64]` judges vectors cut to these sizes, too. The last
+column is nDCG@10 on general knowledge (`data/general_knowledge.jsonl`): what the model forgot.
 """
 
 import argparse
@@ -17,16 +19,43 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nbutils import EmbeddingQAFinetuneDataset, SentenceTransformersFinetuneEngine
+from nbutils.core import project_folder
+from nbutils.corpus.chunks import load_corpus
+from nbutils.evaluation.forgetting import check_forgetting
+from nbutils.evaluation.gold import load_gold_questions
 from nbutils.evaluation.stats import bootstrap_intervals, permutation_p
 from nbutils.models.names import DEFAULT_MODEL, load_model
 from nbutils.models.search import BM25Index
 from nbutils.models.vectors import encode
 from nbutils.questions.offline import OfflineQuestionWriter
+from nbutils.questions.pairs import load_pairs
+
+SAMPLE = project_folder() / "data" / "sample"
+
+
+def sample_nodes() -> list:
+    """Return the chunks of both sample reports, as the default run cuts them."""
+    return load_corpus([SAMPLE / "norvane_2024.pdf", SAMPLE / "brackwater_2024.pdf"], chunk_size=256, chunk_overlap=40)
+
+
+def sample(folder: str | Path) -> Path:
+    """Return the file of a set that is written: the sample's gold questions, and `taught`, its written questions."""
+    nodes = sample_nodes()
+    gold, taught = (
+        load(SAMPLE / name, nodes).model_dump(include={"queries", "corpus", "relevant_docs"})
+        for load, name in ((load_gold_questions, "gold_questions.csv"), (load_pairs, "training_questions.csv"))
+    )
+    document = {node.node_id: node.metadata["file_name"] for node in nodes}
+    document |= {key: document[found[0]] for key, found in gold["relevant_docs"].items()}
+    path = Path(folder, "sample.json")
+    path.write_text(json.dumps(gold | {"document": document, "taught": taught}))
+    return path
 
 
 def written(corpus: dict[str, str], kinds: list[str], number: int) -> EmbeddingQAFinetuneDataset:
@@ -65,11 +94,14 @@ class Judge:
         ids = list(self.corpus)
         self.train = {i: self.corpus[i] for i in ids[: len(ids) // 2]} if half else self.corpus
         asked = [q for q, found in data["relevant_docs"].items() if not half or found[0] not in self.train]
-        rest = {q: found for q, found in data["relevant_docs"].items() if q not in set(asked)}
+        taught = data.get("taught") or {
+            "queries": {q: data["queries"][q] for q in set(data["queries"]) - set(asked)},
+            "relevant_docs": {q: found for q, found in data["relevant_docs"].items() if q not in set(asked)},
+        }
         self.own = EmbeddingQAFinetuneDataset(
-            queries={f"own {q}": data["queries"][q] for q in rest},
+            queries={f"own {q}": query for q, query in taught["queries"].items()},
             corpus=self.train,
-            relevant_docs={f"own {q}": found for q, found in rest.items()},
+            relevant_docs={f"own {q}": found for q, found in taught["relevant_docs"].items()},
         )
         self.queries = [data["queries"][q] for q in asked]
         self.relevant = np.array([np.isin(ids, data["relevant_docs"][q]) for q in asked])
@@ -83,14 +115,22 @@ class Judge:
         gains = np.take_along_axis(self.relevant, top, 1)
         return np.stack([gains[:, :5].any(1), np.where(gains.any(1), 1 / (gains.argmax(1) + 1), 0)], 1).astype(float)
 
-    def of_model(self, model) -> np.ndarray:
-        return self.metrics(encode(model, self.queries, "query") @ encode(model, self.corpus.values()).T)
+    def of_model(self, model, cuts: Sequence[int] = ()) -> list[np.ndarray] | np.ndarray:
+        """Return the metrics; with `cuts`, those of whole vectors and of vectors cut to each of these sizes."""
+        queries, chunks = encode(model, self.queries, "query"), encode(model, self.corpus.values())
+        found = [self.metrics(queries @ chunks.T)]
+        for size in cuts:
+            parts = [
+                each[:, :size] / np.linalg.norm(each[:, :size], axis=1, keepdims=True) for each in (queries, chunks)
+            ]
+            found.append(self.metrics(parts[0] @ parts[1].T))
+        return found if cuts else found[0]
 
     def of_bm25(self) -> np.ndarray:
         return self.metrics(BM25Index(list(self.corpus.values())).scores(self.queries))
 
 
-def row(judge: Judge, name: str, number: int | str, found: np.ndarray, base: np.ndarray, seconds: float) -> str:
+def row(judge: Judge, name: str, number: int | str, found: np.ndarray, base: np.ndarray, seconds: float, *more) -> str:
     gain = found - base
     low, high = bootstrap_intervals(gain, judge.clusters)
     p = permutation_p(gain, judge.clusters)
@@ -100,27 +140,42 @@ def row(judge: Judge, name: str, number: int | str, found: np.ndarray, base: np.
             f"{found[:, i].mean():.3f}",
             f"{gain[:, i].mean():+.3f} ({low[i]:.3f} to {high[i]:.3f}), p {p[i]:.3f}",
         ]
-    return "| " + " | ".join(map(str, [*cells, f"{seconds:.0f}"])) + " |"
+    return "| " + " | ".join(map(str, [*cells, f"{seconds:.0f}", *more])) + " |"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="+", type=Path)
+    parser.add_argument("sets", nargs="*", type=Path)
+    parser.add_argument("--sample", action="store_true")
     parser.add_argument("--recipes", nargs="*", default=[{}], type=json.loads)
     parser.add_argument("--half", action="store_true")
     options = parser.parse_args()
-    print("| set | recipe | queries | hit@5 | gain | MRR@10 | gain | seconds |\n|---|---|---|---|---|---|---|---|")
-    for path in options.sets:
-        judge = Judge(path, options.half)
-        base = judge.of_model(load_model(DEFAULT_MODEL))
-        print(row(judge, "base as shipped", "", base, base, 0))
-        print(row(judge, "BM25", "", judge.of_bm25(), base, 0), flush=True)
-        for changes in options.recipes:
-            start = time.monotonic()
-            model, number = trained(judge, **changes)
-            found = judge.of_model(model)
-            print(row(judge, json.dumps(changes), number, found, base, time.monotonic() - start), flush=True)
+    print("| set | recipe | queries | hit@5 | gain | MRR@10 | gain | seconds | general |\n" + "|---" * 9 + "|")
+    with tempfile.TemporaryDirectory() as folder:
+        for path in [*options.sets, *([sample(folder)] if options.sample else [])]:
+            report(Judge(path, options.half), options.recipes)
     return 0
+
+
+def report(judge: Judge, recipes: Sequence[dict]) -> None:
+    cuts = sorted({size for changes in recipes for size in changes.get("cuts", ())}, reverse=True)
+    shipped = load_model(DEFAULT_MODEL)
+    base, *cut = judge.of_model(shipped, cuts) if cuts else [judge.of_model(shipped)]
+    print(row(judge, "base as shipped", "", base, base, 0))
+    for size, found in zip(cuts, cut, strict=True):
+        print(row(judge, f"base as shipped, cut to {size}", "", found, base, 0))
+    print(row(judge, "BM25", "", judge.of_bm25(), base, 0), flush=True)
+    for changes in recipes:
+        start = time.monotonic()
+        sizes = changes.get("cuts", ())
+        model, number = trained(judge, **{key: value for key, value in changes.items() if key != "cuts"})
+        seconds = time.monotonic() - start
+        whole, *cut = judge.of_model(model, sizes) if sizes else [judge.of_model(model)]
+        general = check_forgetting(load_model(DEFAULT_MODEL), model).table.iloc[0]
+        change = f"{general.difference:+.3f} ({general.low:.3f} to {general.high:.3f})"
+        print(row(judge, json.dumps(changes), number, whole, base, seconds, change), flush=True)
+        for size, found in zip(sizes, cut, strict=True):
+            print(row(judge, f"… cut to {size}", number, found, base, 0), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,25 +10,19 @@ by MRR@10 on the questions of the other four fifths of the chunks.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from recipes import Judge, row, written
+from recipes import Judge, row, sample, written
 
 from nbutils import EmbeddingQAFinetuneDataset
-from nbutils.core import project_folder
-from nbutils.corpus.chunks import load_corpus
-from nbutils.evaluation.gold import load_gold_questions
 from nbutils.models.names import DEFAULT_MODEL, load_model
 from nbutils.models.search import BM25Index
 from nbutils.models.vectors import EmbeddingCache
-from nbutils.questions.pairs import load_pairs
 
-SAMPLE = project_folder() / "data" / "sample"
 WEIGHTS = np.linspace(0, 1, 21)
 STORE = EmbeddingCache()
 
@@ -115,19 +109,6 @@ def report(judge: Judge, model, written_queries: dict[str, EmbeddingQAFinetuneDa
         )
 
 
-def sample(folder: str) -> tuple[Path, EmbeddingQAFinetuneDataset]:
-    """Return the file of the sample's gold questions as a set, and the written queries."""
-    nodes = load_corpus([SAMPLE / "norvane_2024.pdf", SAMPLE / "brackwater_2024.pdf"], chunk_size=256, chunk_overlap=40)
-    gold = load_gold_questions(SAMPLE / "gold_questions.csv", nodes)
-    document = {node.node_id: node.metadata["file_name"] for node in nodes}
-    document |= {key: document[found[0]] for key, found in gold.relevant_docs.items()}
-    path = Path(folder, "sample.json")
-    path.write_text(
-        json.dumps(gold.model_dump(include={"queries", "corpus", "relevant_docs"}) | {"document": document})
-    )
-    return path, load_pairs(SAMPLE / "training_questions.csv", nodes)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="*", type=Path)
@@ -137,11 +118,10 @@ def main() -> int:
     model = load_model(options.model)
     print("| set | search | vectors | hit@5 | gain | MRR@10 | gain | seconds |\n|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        more = dict([sample(folder)]) if options.sample else {}
-        for path in [*options.sets, *more]:
+        for path in [*options.sets, *([sample(folder)] if options.sample else [])]:
             judge = Judge(path, half=False)
-            offline = {"offline queries": written(judge.corpus, ["sentence", "keywords"], 2)}
-            report(judge, model, offline | ({"written queries": more[path]} if path in more else {}))
+            queries = {"offline queries": written(judge.corpus, ["sentence", "keywords"], 2)}
+            report(judge, model, queries | ({"written queries": judge.own} if judge.own.queries else {}))
     return 0
 
 
