@@ -3,8 +3,10 @@
 import argparse
 import functools
 import itertools
+import logging
 import signal
 import sys
+from typing import NoReturn
 
 from nbutils.core import UserError
 from nbutils.pipeline.parameters import all_parameters, check_name, notebooks_folder, read_profile
@@ -55,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     command(report, "write a run's report.html again", name_help="the run")
 
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers send it
+    for number in (signal.SIGINT, signal.SIGTERM):  # the second is what schedulers send
+        signal.signal(number, _stop)
     try:
         return options.function(options) or 0
     except UserError as error:
@@ -64,6 +67,11 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nnbutils: stopped; the same command continues where it stopped.", file=sys.stderr)
         return 130
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    logging.disable()  # nbclient and asyncio would report the death of the kernel that is now ended
+    raise KeyboardInterrupt
 
 
 def run(options: argparse.Namespace) -> int:
