@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nbutils.core import UserError, outputs_root, write_atomic
+from nbutils.evaluation.stats import bootstrap_intervals
 from nbutils.pipeline.batch import read_batch
 from nbutils.pipeline.parameters import FILE_PARAMETERS, check_name
-from nbutils.pipeline.report import notebook_html, scores
+from nbutils.pipeline.report import notebook_html
 from nbutils.pipeline.run import Run, execute
 from nbutils.pipeline.steps import CHAIN, trouble
 
@@ -103,33 +106,37 @@ def compare_runs(
     return Leaderboard(table, pd.DataFrame(left_out, columns=["run", "step", "reason"]), metric, differing)
 
 
-def story(runs: Mapping[str, str], outputs: str | Path | None = None) -> "pd.DataFrame":
-    """Return what each step gains in hit rate@5 on the gold questions: base, BM25, each run's models, its hybrid.
+def story(steps: Mapping[str, str], outputs: str | Path | None = None, question_set: str = "gold") -> "pd.DataFrame":
+    """Return the hit rate@5 of each step on the same questions, with the interval of its paired difference from the first.
 
     Args:
-        runs: name of a run -> how it was trained, in words; runs that judged by other questions are left out.
+        steps: a step in words -> "run/system", such as "tutorial/fine-tuned on all". Steps that were not run, or were
+            judged by other questions than the first, are left out.
         outputs: folder of the runs; default is `outputs_root()`.
+        question_set: the questions that judge.
 
     Returns:
-        Rows for `plots.figures.plot_story`: `name`, `score`, and `low` and `high`, the score of the base plus the ends
-        of the 95 % interval of the paired difference from it (NaN for the base itself).
+        Rows for `plots.figures.plot_story`: `name`, `score`, and `low` and `high`, the first step's score plus the ends of
+        the 95 % interval of the difference (NaN for the first step).
     """
     import pandas as pd
 
-    rows: list[dict] = []
-    for name, trained in runs.items():
-        folder = Run(name, outputs).folder / "results"
-        if not (folder / "metrics.csv").exists():
+    rows, base = [], None
+    for name, step in steps.items():
+        run, _, system = step.partition("/")
+        path = Run(run, outputs).folder / "results" / "per_query.csv"
+        table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["question_set", "system"])
+        found = table[(table.question_set == question_set) & (table.system == system)]
+        if found.empty:
             continue
-        table = scores(folder, "gold", "hit_rate@5", "base")
-        if "base" not in table.index or (rows and rows[0]["score"] != table.score["base"]):
+        found = found.set_index("query")
+        base = found if base is None else base
+        if not found.question.sort_index().equals(base.question.sort_index()):
             continue
-        models = {"fine-tuned": f"{trained}, other documents", "fine-tuned on all": f"{trained}, all documents"}
-        names = ({} if rows else {"base": "base model", "BM25": "keyword search (BM25)"}) | models
-        last = next((each for each in reversed(models) if each in table.index), "base")
-        for system, text in (names | {f"{last} + BM25": f"{models.get(last, last)}, with BM25"}).items():
-            if system in table.index:
-                rows.append({"name": text, **table.loc[system]})
+        gain = found["hit_rate@5"].reindex(base.index) - base["hit_rate@5"]
+        low, high = np.ravel(bootstrap_intervals(gain, base.expected)) if found is not base else (np.nan, np.nan)
+        start = base["hit_rate@5"].mean()
+        rows.append({"name": name, "score": start + gain.mean(), "low": start + low, "high": start + high})
     return pd.DataFrame(rows, columns=["name", "score", "low", "high"])
 
 

@@ -86,15 +86,6 @@ def near_duplicates(texts: list[str], threshold: float) -> dict[int, int]:
     return repeats
 
 
-_SIGNED = re.compile(
-    r"/s/|^\s*(?:signatures?|by:\s*_*)\s*$|pursuant to the requirements of|power of attorney",
-    re.IGNORECASE | re.MULTILINE,
-)
-_NUMBERED = re.compile(
-    r"\bincorporated (?:herein )?by reference\b|^\s*\(?(?:exhibit\s+)?\d{1,3}(?:\.\d{1,2}){1,2}[a-z]?[*†+#]*\)?\s",
-    re.IGNORECASE | re.MULTILINE,
-)
-_FILED = re.compile(r"\b(?:8-K|10-[KQ]|S-\d|F-\d|filed|exhibits?|xbrl|incorporated)\b", re.IGNORECASE)
 _LEADER = re.compile(
     r"(?:\.\s?){4}\s*\d{1,4}\s*$"
     r"|^\s*(?:item|part|note|chapter|section|appendix|kapitel|abschnitt|chapitre|capítulo|capitolo)\s+[\divx]+[a-z]?\b"
@@ -103,27 +94,18 @@ _LEADER = re.compile(
 )
 
 
-def junk_kind(text: str) -> str:
-    """Return "contents", "signatures" or "exhibits" for a chunk that is mostly that, else an empty string."""
+def is_contents(text: str) -> bool:
+    """Whether a chunk is mostly a table of contents: lines that end in page numbers, or dots that lead to them."""
     lines = [line for line in text.splitlines() if line.strip()]
-    size = max(len(words(text)), 1)
     dots = sum(map(len, re.findall(r"(?:\.\s?){4,}", text)))
-    if len(_LEADER.findall(text)) >= max(5, 0.25 * len(lines)) or dots > 0.3 * len(text):
-        return "contents"
-    if len(_SIGNED.findall(text)) >= max(2, size / 70):
-        return "signatures"
-    if len(_NUMBERED.findall(text)) >= max(5, size / 60) and len(_FILED.findall(text)) >= max(5, size / 60):
-        return "exhibits"
-    return ""
+    return len(_LEADER.findall(text)) >= max(5, 0.25 * len(lines)) or dots > 0.3 * len(text)
 
 
 def skip_reason(text: str, filters: Filters) -> str:
     """Return why a chunk is not asked about, or an empty string."""
     if not any(character.isalnum() for character in text):
         return "empty"
-    if filters.prose and (kind := junk_kind(text)):
-        return f"no prose ({kind})"
-    return ""
+    return "no prose (contents)" if filters.prose and is_contents(text) else ""
 
 
 def brings_back(

@@ -29,7 +29,7 @@ class Filters(Settings):
     off, `NO_FILTERS` all.
 
     Args:
-        prose: do not ask about contents pages, signature pages and lists of exhibits.
+        prose: do not ask about tables of contents.
         min_words, max_words: a question's length in words (in characters halved where a script has no spaces).
         self_contained: drop questions that point to a text the reader cannot see ("the table above").
         near_duplicates: drop a question that shares at least this part of its words with an earlier one

@@ -51,22 +51,25 @@ def test_a_leaderboard_ranks_by_lift_and_tells_what_it_leaves_out(short, tmp_pat
         compare_runs(["broken"], outputs=outputs)
 
 
-def test_a_story_holds_only_runs_that_were_judged_by_the_same_questions(outputs):
-    def write(name, base, **systems):
-        run = Run(name, outputs)
-        values = {"base": base, "BM25": 0.3} | {key.replace("_", " "): value for key, value in systems.items()}
-        rows = [f"gold,{system},hit_rate@5,{value}\n" for system, value in values.items()]
-        run.path("results", "metrics.csv").write_text("question_set,system,metric,value\n" + "".join(rows))
-        gains = [f"gold,{s},hit_rate@5,{v - base - 0.1},{v - base + 0.1}\n" for s, v in values.items() if s != "base"]
-        run.path("results", "differences.csv").write_text("question_set,system,metric,low,high\n" + "".join(gains))
+def test_a_story_pairs_steps_of_different_runs_by_their_questions(outputs):
+    def write(name, questions, **hits):
+        rows = [
+            f"gold,{system.replace('_', ' ')},q{i},{question},c{i // 2},{hit}\n"
+            for system, found in hits.items()
+            for i, (question, hit) in enumerate(zip(questions, found, strict=True))
+        ]
+        Run(name, outputs).path("results", "per_query.csv").write_text(
+            "question_set,system,query,question,expected,hit_rate@5\n" + "".join(rows)
+        )
 
-    write("one", 0.5, **{"fine-tuned": 0.6})
-    write("two", 0.5, **{"fine-tuned": 0.6, "fine-tuned on all": 0.7, "fine-tuned on all + BM25": 0.8})
-    write("other", 0.4, **{"fine-tuned": 0.9})
-    table = story({"one": "A", "two": "B", "other": "C", "none": "D"}, outputs=outputs)
-    assert list(table.name) == [
-        "base model", "keyword search (BM25)", "A, other documents", "B, other documents", "B, all documents",
-        "B, all documents, with BM25",
-    ]  # fmt: skip
-    assert table.score.to_list() == [0.5, 0.3, 0.6, 0.6, 0.7, 0.8]
-    assert table.low[4] == pytest.approx(0.6) and table.high[4] == pytest.approx(0.8) and table.low.isna()[0]
+    asked = [f"what is {i}?" for i in range(40)]
+    write("one", asked, base=[0] * 20 + [1] * 20, BM25=[0] * 40)
+    write("two", asked, base=[1] * 40, on_all=[0] * 10 + [1] * 30)
+    write("other", [*asked[:-1], "else?"], on_all=[1] * 40)
+    steps = {"base model": "one/base", "keyword search": "one/BM25", "trained": "two/on all", "else": "other/on all"}
+    table = story(steps | {"nothing": "none/base", "no such": "two/none"}, outputs=outputs)
+    assert list(table.name) == ["base model", "keyword search", "trained"]
+    assert table.score.to_list() == [0.5, 0.0, 0.75]
+    low, high = table.low[2], table.high[2]
+    assert 0.5 < low < 0.75 < high < 1 and table.low.isna()[0], "paired with the base of run one, not of its own"
+    assert story({"x": "none/base"}, outputs=outputs).empty
