@@ -1,4 +1,4 @@
-"""Run the tutorial, a variant and the workshop's solutions, and put every committed output and figure in its place.
+"""Run the tutorial, its variants and the workshop's solutions, and put every committed output and figure in its place.
 
     .venv/bin/python tools/refresh.py
 
@@ -23,7 +23,14 @@ from nbutils.pipeline.steps import EXTRA_NOTEBOOKS, STEPS
 PROJECT = Path(__file__).resolve().parents[1]
 NOTEBOOKS, IMAGES = PROJECT / "notebooks", PROJECT / "docs" / "images"
 MAKE_EXERCISES = [sys.executable, str(NOTEBOOKS / "workshop" / "make_exercises.py")]
-RUNS = {"no_pairs": {"PAIRS": ""}, "tutorial": {}}  # what notebook 5 tells a story about
+HEADERS = {"CHUNK_HEADER": ["section"]}
+RUNS = {  # what notebook 5 tells a story about
+    "no_pairs": {"PAIRS": ""},
+    "headers": HEADERS,
+    "own_questions": HEADERS | {"TRAIN_ON_GOLD": "auto", "INDEX_QUERIES": True},
+    "small": {"TRAIN_FILES": ["data/sample/library/*.pdf"], "VAL_FILES": []},
+    "tutorial": {},
+}
 
 say = functools.partial(print, flush=True)
 
@@ -46,7 +53,8 @@ def main() -> int:
         for name in [*STEPS, *EXTRA_NOTEBOOKS, *solutions]:
             write_atomic(NOTEBOOKS / f"{name}.ipynb", clean(tutorial.folder / f"{name}.ipynb"))
         subprocess.run(MAKE_EXERCISES, check=True)
-        write_atomic(IMAGES / "story.png", (outputs / "leaderboard" / "figures" / "story.png").read_bytes())
+        for name in ("story.png", "no_gain.png"):
+            write_atomic(IMAGES / name, (outputs / "leaderboard" / "figures" / name).read_bytes())
         take_screenshot(outputs, Path(folder) / "shots")
     return 0
 

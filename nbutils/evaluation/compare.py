@@ -451,6 +451,6 @@ def _pairs_of_interest(base: str, tuned: str | None, same_length: str | None) ->
     """Return the pairs beside those with the base that the verdict asks about."""
     pairs = [(hybrid_name(base), BM25)]
     if tuned:
-        pairs += [(BM25, tuned), (hybrid_name(tuned), tuned), (hybrid_name(tuned), BM25)]
+        pairs += [(queries_name(tuned), tuned), (BM25, tuned), (hybrid_name(tuned), tuned), (hybrid_name(tuned), BM25)]
         pairs += [(tuned, same_length)] if same_length else []
     return pairs

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nbutils.core import UserError, asked
-from nbutils.evaluation.compare import BM25, Comparison, hybrid_name
+from nbutils.evaluation.compare import BM25, Comparison, hybrid_name, queries_name
 from nbutils.evaluation.forgetting import Forgetting
 from nbutils.evaluation.leaks import wording_overlap
 from nbutils.evaluation.stats import holm
@@ -164,6 +164,8 @@ def verdict(
     alone, where it beats that hybrid too. Not so on questions that people did not write and that take more than 60 %
     of their words from the chunks: keyword search looks better on these than it is, and the verdict only says that.
 
+    Where the comparison has index queries, and they are better than the chosen model alone, the last step says so.
+
     Args:
         comparison: with a fine-tuned system.
         forgetting: result of `check_forgetting`.
@@ -198,6 +200,7 @@ def verdict(
     chosen = tuned if kind == "better" else base
     bm25, hybrid = on_decisive(BM25, chosen), on_decisive(hybrid_name(chosen), chosen)
     hybrid_to_bm25 = on_decisive(hybrid_name(chosen), BM25)
+    index_queries = on_decisive(queries_name(chosen), chosen)
     ahead = any(effect and effect.outcome == "better" for effect in (bm25, hybrid))
     by_people = decisive in comparison.human
     wording = {name: wording_overlap(data).mean() for name, data in comparison.datasets.items()}
@@ -207,13 +210,17 @@ def verdict(
         alone = bm25 and hybrid_to_bm25 and (bm25.outcome, hybrid_to_bm25.outcome) == ("better", "worse")
         advice = "use BM25" if alone else "use hybrid"
 
-    shown = [main, *others, *rest, *length, bm25, hybrid, hybrid_to_bm25 if ahead else None]
+    shown = [main, *others, *rest, *length, bm25, hybrid, hybrid_to_bm25 if ahead else None, index_queries]
     lines = [effect.sentence(metric, margin) for effect in shown if effect]
     lines += [_wording(name, share, name in comparison.human) for name, share in wording.items()]
     if forgetting is not None:
         lines.append("Forgetting: " + str(forgetting).replace("\n", " "))
     lines += [*_cost_lines(comparison, costs or {}), *comparison.notes, SEED_NOTE]
     steps = _steps(kind, advice, main, chosen, comparison.same_length, margin, by_people)
+    if index_queries and index_queries.outcome == "better":
+        steps.append(
+            f"Put the training queries into the index: {chosen} then finds a chunk by them, too, which is better."
+        )
     if ahead and flattered:
         steps.append("Do not choose keyword search or hybrid by these questions: they borrow their chunks' words.")
     headline = _headline(kind, comparison, main, metric, [e.question_set for e in others if e.outcome == "better"])

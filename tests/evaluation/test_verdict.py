@@ -154,3 +154,14 @@ def test_questions_needed_falls_with_the_effect():
     assert small > large >= 100 and settled == 0.06
     expected = 100 * (2.8 * 0.1 / 3.92 / 0.03) ** 2
     assert small == math.ceil(expected / 10) * 10
+
+
+@pytest.mark.parametrize(
+    ("chosen", "systems"),
+    [("base", {"base": MIDDLE, "fine-tuned": MIDDLE}), ("fine-tuned", {"base": BAD, "fine-tuned": MIDDLE})],
+)
+def test_index_queries_are_a_step_where_they_help_the_chosen_model(chosen, systems):
+    answer = verdict(compared({"gold": systems | {f"{chosen} + index queries": GOOD}}))
+    assert f"Put the training queries into the index: {chosen} then" in answer.next_steps[-1]
+    unmoved = verdict(compared({"gold": systems | {f"{chosen} + index queries": MIDDLE}}))
+    assert "index: " not in str(unmoved.next_steps)
