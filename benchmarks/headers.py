@@ -5,8 +5,8 @@
 A row of QUESTIONS.jsonl holds `question`, `document` (a file's name) and `pages` (from 1). A hit is a chunk of one of these
 pages. Each question is searched in all documents ("pooled") and in its own. Differences are paired, from the first
 header's row of the same system; intervals are drawn document by document. With `--train` the base also learns the offline
-generator's queries about that many chunks, drawn at random, with the header (and now and then without it, as always); that
-model is judged with the header and without it.
+generator's queries about that many chunks, drawn at random, with the last of the headers (and now and then without it, as
+always); that model is judged with the header and without it.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def main() -> int:
     for header in options.headers:
         nodes = chunks(header)
         show(header, "base", base, nodes)
-        if options.train:
+        if options.train and header == options.headers[-1]:
             model = trained(nodes, options.train, options.model)
             show(header, f"learned with header {header or 'none'}", model, nodes)
             if header:
