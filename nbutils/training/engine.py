@@ -71,7 +71,7 @@ class SentenceTransformersFinetuneEngine:
         dataset: Any,
         model_id: str | Path = DEFAULT_MODEL,
         model_output_path: str | Path = "exp_finetune",
-        batch_size: int = 32,
+        batch_size: int | None = None,
         val_dataset: Any = None,
         loss: Any = None,
         epochs: int = 2,
@@ -133,13 +133,14 @@ class SentenceTransformersFinetuneEngine:
         """
         train, self._dev = self._split()
         pairs = training_pairs(self.dataset, train, self.options.use_all_docs)
+        options = self.options.settled(len(pairs.groups))
         teacher, read = self._teacher(), self.model.max_seq_length
-        fingerprint = _fingerprint([self.model, teacher], self.dataset, self.options)
-        prepare_weights(self.model, self.options)
-        arguments = training_arguments(self.model, self.options, self.checkpoint_path)
-        self._recorder = recorder = Recorder(self.model, self.options, self._scores, fingerprint)
-        trainer = make_trainer(self.model, pairs, self.options, arguments, recorder, teacher)
-        latest = self.options.resume_from_checkpoint and latest_checkpoint(self.checkpoint_path, fingerprint)
+        fingerprint = _fingerprint([self.model, teacher], self.dataset, options)
+        prepare_weights(self.model, options)
+        arguments = training_arguments(self.model, options, self.checkpoint_path)
+        self._recorder = recorder = Recorder(self.model, options, self._scores, fingerprint)
+        trainer = make_trainer(self.model, pairs, options, arguments, recorder, teacher)
+        latest = options.resume_from_checkpoint and latest_checkpoint(self.checkpoint_path, fingerprint)
         if latest:
             recorder.resume(latest)
         else:
@@ -152,9 +153,12 @@ class SentenceTransformersFinetuneEngine:
             recorder.best, recorder.best_step, recorder.best_weights = as_shipped, 0, None
             self.model.max_seq_length = self.shipped_max_seq_length
         self.model.load_state_dict(recorder.best_weights or recorder.base_weights)
-        if self.options.lora_rank:
+        if options.lora_rank:
             merge_lora(self.model)
-        self.summary = self._summarise(pairs, as_shipped, stopped) | {"bf16": arguments.bf16, "fp16": arguments.fp16}
+        self.summary = self._summarise(pairs, options, as_shipped, stopped) | {
+            "bf16": arguments.bf16,
+            "fp16": arguments.fp16,
+        }
         if process() == 0:
             save_folder(
                 self.model, self.model_output_path, model_card(self.model, self.model_output_path.name, self.summary)
@@ -175,7 +179,9 @@ class SentenceTransformersFinetuneEngine:
         except UserError as error:
             raise UserError(f"teacher: {error}") from error
 
-    def _summarise(self, pairs: TrainingPairs, as_shipped: dict[str, float], stopped: str) -> dict[str, Any]:
+    def _summarise(
+        self, pairs: TrainingPairs, options: TrainingOptions, as_shipped: dict[str, float], stopped: str
+    ) -> dict[str, Any]:
         recorder = self._recorder
         return {
             "kept": "base" if recorder.best_weights is None else "fine-tuned",
@@ -193,7 +199,7 @@ class SentenceTransformersFinetuneEngine:
             "max_seq_length": self.model.max_seq_length,
             "shipped_max_seq_length": self.shipped_max_seq_length,
             "device": str(self.model.device),
-            "recipe": self.options.recipe(),
+            "recipe": options.recipe(),
         }
 
     def _train(self, trainer: Trainer, latest: Path | None) -> str:
@@ -210,7 +216,7 @@ class SentenceTransformersFinetuneEngine:
             if not out_of_memory(error):
                 raise
             raise UserError(
-                f"Out of memory with batch_size {self.options.batch_size} at {self.model.max_seq_length} tokens. "
+                f"Out of memory with batch_size {trainer.args.per_device_train_batch_size} at {self.model.max_seq_length} tokens. "
                 "Lower batch_size or max_seq_length."
             ) from error
         return "no gain" if trainer.state.global_step < trainer.state.max_steps else "done"

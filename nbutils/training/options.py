@@ -13,9 +13,9 @@ NOT_IN_RECIPE = {
     "resume_from_checkpoint", "checkpoint_save_steps", "checkpoint_save_total_limit", "show_progress_bar", "callbacks",
     "on_progress",
 }  # fmt: skip
-ADAPTER_DEFAULTS = {"epochs": 40, "learning_rate": 3e-4, "weight_decay": 0.1, "patience": 5}
+ADAPTER_DEFAULTS = {"batch_size": 32, "epochs": 40, "learning_rate": 3e-4, "weight_decay": 0.1, "patience": 5}
 ADAPTER_OPTIONS = {
-    *ADAPTER_DEFAULTS, "batch_size", "seed", "scale", "soft_labels", "use_all_docs", "dev_fraction", "trust_remote_code",
+    *ADAPTER_DEFAULTS, "seed", "scale", "soft_labels", "use_all_docs", "dev_fraction", "trust_remote_code",
     "on_progress", "show_progress_bar",
 }  # fmt: skip
 
@@ -24,7 +24,8 @@ class TrainingOptions(BaseModel):
     """All that can be chosen about a training run; each is a keyword argument of the engine.
 
     Args:
-        batch_size: chunks per step, each with all its questions; pairs per step with a `loss` of your own.
+        batch_size: chunks per step, each with all its questions; pairs per step with a `loss` of your own. By default 32,
+            and with many chunks 64 or 128 (see `settled`), on every device: what memory does not hold is computed again.
         epochs: passes over the training chunks at most.
         learning_rate: peak of the schedule (10 % warm-up, linear decay).
         weight_decay: of AdamW.
@@ -65,7 +66,7 @@ class TrainingOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    batch_size: int = Field(32, ge=2)
+    batch_size: int | None = Field(None, ge=2)
     epochs: int = Field(2, ge=0)
     learning_rate: float = Field(8e-5, gt=0, le=1)
     weight_decay: float = Field(0.0, ge=0)
@@ -114,6 +115,15 @@ class TrainingOptions(BaseModel):
                 known = ", ".join(cls.model_fields)
                 raise UserError(f"The engine has no option {name!r}; its options are {known}.") from None
             raise UserError(f"{name} is {values[name]!r}: {first['msg']}.") from None
+
+    def settled(self, chunks: int) -> "TrainingOptions":
+        """Return the options with a batch size for so many chunks, where none was given.
+
+        That is between 32 and 128, as large as leaves 16 steps a pass or more. Larger batches hold more negatives, which
+        taught more on 2,689 chunks; with few chunks there would be too few steps.
+        """
+        size = next((size for size in (128, 64) if chunks >= 16 * size and self.loss is None), 32)
+        return self if self.batch_size else self.model_copy(update={"batch_size": size})
 
     def recipe(self) -> dict[str, Any]:
         """Return what decides the weights, besides the data and the base model."""
