@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbutils.core import UserError, outputs_root, write_atomic
+from nbutils.evaluation.sets import GOLD
 from nbutils.evaluation.stats import bootstrap_intervals
 from nbutils.pipeline.batch import read_batch
 from nbutils.pipeline.parameters import FILE_PARAMETERS, check_name
@@ -113,7 +114,6 @@ def story(steps: Mapping[str, str], outputs: str | Path | None = None, question_
         steps: a step in words -> "run/system", such as "tutorial/fine-tuned on all". Steps that were not run, or were
             judged by other questions than the first, are left out.
         outputs: folder of the runs; default is `outputs_root()`.
-        question_set: the questions that judge.
 
     Returns:
         Rows for `plots.figures.plot_story`: `name`, `score`, and `low` and `high`, the first step's score plus the ends of
@@ -126,7 +126,7 @@ def story(steps: Mapping[str, str], outputs: str | Path | None = None, question_
         run, _, system = step.partition("/")
         path = Run(run, outputs).folder / "results" / "per_query.csv"
         table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["question_set", "system"])
-        found = table[(table.question_set == question_set) & (table.system == system)]
+        found = table[(table.question_set == GOLD) & (table.system == system)]
         if found.empty:
             continue
         found = found.set_index("query")
