@@ -5,6 +5,7 @@ import copy
 import functools
 import hashlib
 import json
+import re
 import sqlite3
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from nbutils.core import cache_folder, database_path, lock
+from nbutils.core import UserError, cache_folder, database_path, lock, progress
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Kind = Literal["query", "document"]
+BLOCK = 32  # batches whose vectors a GPU keeps before they are copied back
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -50,6 +52,12 @@ def use_bf16(device: "str | torch.device") -> bool:
     if kind == "cpu":
         return _cpu_has_bf16()
     return kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
+    words = "out of memory|(can't allocate|not enough) memory|ALLOC_FAILED"
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(words, str(error))))
 
 
 def sentence_transformer(model) -> "SentenceTransformer | None":
@@ -95,12 +103,16 @@ def encode(
         texts: n texts.
         kind: which of the model's prompts to use.
         batch_size: texts per forward pass; by default as many as stay in a CPU's cache (some 2,000 tokens), or 128.
+            Where memory runs out, the texts still to do go in smaller batches.
         bf16: compute in bfloat16; False computes in float32, whatever the model was saved in; None is where it pays.
         normalize: scale each vector to length 1; otherwise it is what the model gives.
         show_progress: show a bar.
 
     Returns:
         float32 array of shape (n, dimensions); of no texts (0, dimensions), where the model says how many those are.
+
+    Raises:
+        UserError: memory does not suffice for a single text.
     """
     model, weights = base_and_map(model)
     texts, inner = list(texts), sentence_transformer(model)
@@ -111,11 +123,12 @@ def encode(
         fast = use_bf16(inner.device) if bf16 is None else bf16
         computing, context = _in_precision(inner, fast)
         with context:
-            vectors = computing.encode(
+            vectors = _in_batches(
+                computing,
                 texts,
+                batch_size or _batch_size(inner, texts),
+                show_progress,
                 prompt=_prompt(model, inner, kind),
-                batch_size=batch_size or _batch_size(inner, texts),
-                show_progress_bar=show_progress,
                 normalize_embeddings=normalize,
             )
     elif kind == "query":
@@ -129,12 +142,57 @@ def encode(
     return unit(vectors) if normalize else vectors
 
 
+def _away(model: "SentenceTransformer") -> bool:
+    """Whether the model computes on a device of its own, not on the CPU."""
+    return model.device.type != "cpu"
+
+
 def _batch_size(model: "SentenceTransformer", texts: Sequence[str]) -> int:
-    if model.device.type != "cpu":
+    if _away(model):
         return 128
     longest = model.max_seq_length or 512
     tokens = sum(min(len(text) / 4, longest) for text in texts) / max(len(texts), 1)
     return int(min(max(2048 / max(tokens, 1), 4), 32))
+
+
+def _in_batches(model, texts: list[str], batch_size: int, show_progress: bool, **options) -> np.ndarray:
+    """Embed texts, in smaller batches once memory has run out.
+
+    A device of its own gets the longest texts first, and keeps the vectors of `BLOCK` batches before they are copied back:
+    while it computes, the next batch is tokenised.
+    """
+    if not _away(model):
+        options |= {"show_progress_bar": show_progress}
+        return _as_memory_allows(model, texts, batch_size, **options)[0]
+    order = np.argsort([-len(text) for text in texts], kind="stable")
+    parts, bar = [], progress(total=len(texts), desc="Embedding", unit="text", disable=not show_progress)
+    options |= {"show_progress_bar": False, "convert_to_tensor": True}
+    with bar:
+        for block in np.array_split(order, -(-len(order) // (BLOCK * batch_size))):
+            part, batch_size = _as_memory_allows(model, [texts[n] for n in block], batch_size, **options)
+            parts.append(part.float().cpu().numpy())
+            bar.update(len(block))
+    return np.concatenate(parts)[np.argsort(order)]
+
+
+def _as_memory_allows(model, texts: list[str], batch_size: int, **options):
+    """Return the model's vectors and the size of the batches that memory sufficed for: `batch_size`, its half, …"""
+    import torch
+
+    while True:
+        try:
+            return model.encode(texts, batch_size=batch_size, **options), batch_size
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if batch_size == 1:
+                raise UserError(
+                    f"Out of memory: a single text of up to {model.max_seq_length} tokens is too much for {model.device}. "
+                    "End other programs that use its memory, lower max_seq_length, or name a smaller model."
+                ) from error
+        batch_size //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _in_precision(model: "SentenceTransformer", bf16: bool):
@@ -292,7 +350,7 @@ class EmbeddingCache:
         found: dict[bytes, np.ndarray] = {}
 
         def select(connection: sqlite3.Connection) -> None:
-            for key in keys:
+            for key in sorted(keys):  # neighbours lie on one page
                 for (vector,) in connection.execute("SELECT vector FROM embeddings WHERE key = ?", (key,)):
                     found[key] = np.frombuffer(vector, dtype=np.float32)
 
