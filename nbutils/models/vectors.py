@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -123,14 +123,14 @@ def encode(
         fast = use_bf16(inner.device) if bf16 is None else bf16
         computing, context = _in_precision(inner, fast)
         with context:
-            vectors = _in_batches(
-                computing,
-                texts,
-                batch_size or _batch_size(inner, texts),
-                show_progress,
-                prompt=_prompt(model, inner, kind),
-                normalize_embeddings=normalize,
-            )
+            size, prompt = batch_size or _batch_size(inner, texts), _prompt(model, inner, kind)
+            if _away(inner):
+                vectors = _on_device(computing, texts, size, prompt, show_progress)
+            else:
+                options = {"show_progress_bar": show_progress, "normalize_embeddings": normalize}
+                vectors, _ = _as_memory_allows(
+                    lambda size: computing.encode(texts, prompt=prompt, batch_size=size, **options), size
+                )
     elif kind == "query":
         with ThreadPoolExecutor(getattr(model, "num_workers", None) or 1) as pool:  # a service takes them one by one
             vectors = list(pool.map(model.get_query_embedding, texts))
@@ -155,40 +155,59 @@ def _batch_size(model: "SentenceTransformer", texts: Sequence[str]) -> int:
     return int(min(max(2048 / max(tokens, 1), 4), 32))
 
 
-def _in_batches(model, texts: list[str], batch_size: int, show_progress: bool, **options) -> np.ndarray:
-    """Embed texts, in smaller batches once memory has run out.
+def tokenised(model: "SentenceTransformer", texts: list[str], prompt: str | None) -> dict[str, Any]:
+    """Return what `model.preprocess` returns; its own way from lists to tensors takes ten times as long."""
+    import torch
 
-    A device of its own gets the longest texts first, and keeps the vectors of `BLOCK` batches before they are copied back:
-    while it computes, the next batch is tokenised.
+    tokens = model.preprocess(texts, prompt=prompt, processing_kwargs={"common": {"return_tensors": None}})
+    return {
+        name: torch.from_numpy(np.array(value)) if isinstance(value, list) else value for name, value in tokens.items()
+    }
+
+
+def _on_device(
+    model: "SentenceTransformer", texts: list[str], batch_size: int, prompt: str | None, show_progress: bool
+) -> np.ndarray:
+    """Embed texts on a device that computes while the next batch is tokenised: it is waited for once in `BLOCK` batches.
+
+    The longest texts come first, so that memory runs out at once or never.
     """
-    if not _away(model):
-        options |= {"show_progress_bar": show_progress}
-        return _as_memory_allows(model, texts, batch_size, **options)[0]
-    order = np.argsort([-len(text) for text in texts], kind="stable")
-    parts, bar = [], progress(total=len(texts), desc="Embedding", unit="text", disable=not show_progress)
-    options |= {"show_progress_bar": False, "convert_to_tensor": True}
-    with bar:
+    import torch
+    from sentence_transformers.util import batch_to_device
+
+    def compute(block: np.ndarray, size: int) -> np.ndarray:
+        batches = ([texts[n] for n in block[start : start + size]] for start in range(0, len(block), size))
+        found = [
+            model(batch_to_device(tokenised(model, batch, prompt), model.device))["sentence_embedding"]
+            for batch in batches
+        ]
+        return torch.cat(found)[:, : model.truncate_dim].float().cpu().numpy()
+
+    model.eval()
+    order, parts = np.argsort([-len(text) for text in texts], kind="stable"), []
+    bar = progress(total=len(texts), desc="Embedding", unit="text", disable=not show_progress)
+    with bar, torch.inference_mode():
         for block in np.array_split(order, -(-len(order) // (BLOCK * batch_size))):
-            part, batch_size = _as_memory_allows(model, [texts[n] for n in block], batch_size, **options)
-            parts.append(part.float().cpu().numpy())
+            vectors, batch_size = _as_memory_allows(functools.partial(compute, block), batch_size)
+            parts.append(vectors)
             bar.update(len(block))
     return np.concatenate(parts)[np.argsort(order)]
 
 
-def _as_memory_allows(model, texts: list[str], batch_size: int, **options):
-    """Return the model's vectors and the size of the batches that memory sufficed for: `batch_size`, its half, …"""
+def _as_memory_allows(work: Callable[[int], np.ndarray], batch_size: int) -> tuple[np.ndarray, int]:
+    """Return what `work` returns, and the size of batches that memory sufficed for: `batch_size`, its half, …"""
     import torch
 
     while True:
         try:
-            return model.encode(texts, batch_size=batch_size, **options), batch_size
+            return work(batch_size), batch_size
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             if batch_size == 1:
                 raise UserError(
-                    f"Out of memory: a single text of up to {model.max_seq_length} tokens is too much for {model.device}. "
-                    "End other programs that use its memory, lower max_seq_length, or name a smaller model."
+                    "Out of memory: a single text is too much to embed. "
+                    "End other programs that use memory, lower max_seq_length, or name a smaller model."
                 ) from error
         batch_size //= 2
         if torch.cuda.is_available():

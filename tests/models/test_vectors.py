@@ -3,6 +3,7 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from pydantic import PrivateAttr
 from retrieval_examples import Words
 from sentence_transformers import SentenceTransformer
@@ -125,8 +126,17 @@ def test_where_memory_runs_out_batches_shrink_and_the_vectors_stay(model):
     narrow = Narrow(3)
     assert np.allclose(encode(narrow, TEXTS, batch_size=16, bf16=False), encode(model, TEXTS, bf16=False), atol=1e-5)
     assert narrow.sizes[:3] == [16, 8, 4] and set(narrow.sizes[3:]) == {2}
-    with pytest.raises(UserError, match=r"a single text of up to 256 tokens .* lower max_seq_length"):
+    with pytest.raises(UserError, match=r"a single text .* lower max_seq_length"):
         encode(Narrow(0), TEXTS, batch_size=4, bf16=False)
+
+
+@pytest.mark.parametrize("prompt", [None, "query: "])
+def test_tokens_are_those_of_sentence_transformers(model, prompt):
+    texts = [*TEXTS, "word " * 400]
+    ours, theirs = vectors.tokenised(model, texts, prompt), model.preprocess(texts, prompt=prompt)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert value == ours[name] if name in ("modality", "prompt_length") else torch.equal(value, ours[name])
 
 
 def test_other_errors_of_the_model_are_not_taken_for_a_lack_of_memory(model, monkeypatch):
@@ -137,9 +147,9 @@ def test_other_errors_of_the_model_are_not_taken_for_a_lack_of_memory(model, mon
 
 
 def test_a_device_of_its_own_goes_on_from_the_block_where_memory_ran_out(model, monkeypatch):
+    expected = encode(model, TEXTS, bf16=False)
     monkeypatch.setattr(vectors, "_away", lambda model: True)
     monkeypatch.setattr(vectors, "BLOCK", 2)
-    expected = encode(model, TEXTS, batch_size=4, bf16=False)
     narrow = Narrow(4)
     forward = narrow.forward
 
