@@ -5,17 +5,18 @@ import copy
 import functools
 import hashlib
 import json
+import re
 import sqlite3
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nbutils.core import cache_folder, database_path, lock
+from nbutils.core import UserError, cache_folder, database_path, lock, progress
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Kind = Literal["query", "document"]
+BLOCK = 32  # batches whose vectors a GPU keeps before they are copied back
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -50,6 +52,12 @@ def use_bf16(device: "str | torch.device") -> bool:
     if kind == "cpu":
         return _cpu_has_bf16()
     return kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
+    words = "out of memory|(can't allocate|not enough) memory|ALLOC_FAILED"
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(re.search(words, str(error))))
 
 
 def sentence_transformer(model) -> "SentenceTransformer | None":
@@ -95,12 +103,16 @@ def encode(
         texts: n texts.
         kind: which of the model's prompts to use.
         batch_size: texts per forward pass; by default as many as stay in a CPU's cache (some 2,000 tokens), or 128.
+            Where memory runs out, the texts still to do go in smaller batches.
         bf16: compute in bfloat16; False computes in float32, whatever the model was saved in; None is where it pays.
         normalize: scale each vector to length 1; otherwise it is what the model gives.
         show_progress: show a bar.
 
     Returns:
         float32 array of shape (n, dimensions); of no texts (0, dimensions), where the model says how many those are.
+
+    Raises:
+        UserError: memory does not suffice for a single text.
     """
     model, weights = base_and_map(model)
     texts, inner = list(texts), sentence_transformer(model)
@@ -111,13 +123,14 @@ def encode(
         fast = use_bf16(inner.device) if bf16 is None else bf16
         computing, context = _in_precision(inner, fast)
         with context:
-            vectors = computing.encode(
-                texts,
-                prompt=_prompt(model, inner, kind),
-                batch_size=batch_size or _batch_size(inner, texts),
-                show_progress_bar=show_progress,
-                normalize_embeddings=normalize,
-            )
+            size, prompt = batch_size or _batch_size(inner, texts), _prompt(model, inner, kind)
+            if _away(inner):
+                vectors = _on_device(computing, texts, size, prompt, show_progress)
+            else:
+                options = {"show_progress_bar": show_progress, "normalize_embeddings": normalize}
+                vectors, _ = _as_memory_allows(
+                    lambda size: computing.encode(texts, prompt=prompt, batch_size=size, **options), size
+                )
     elif kind == "query":
         with ThreadPoolExecutor(getattr(model, "num_workers", None) or 1) as pool:  # a service takes them one by one
             vectors = list(pool.map(model.get_query_embedding, texts))
@@ -129,12 +142,76 @@ def encode(
     return unit(vectors) if normalize else vectors
 
 
+def _away(model: "SentenceTransformer") -> bool:
+    """Whether the model computes on a device of its own, not on the CPU."""
+    return model.device.type != "cpu"
+
+
 def _batch_size(model: "SentenceTransformer", texts: Sequence[str]) -> int:
-    if model.device.type != "cpu":
+    if _away(model):
         return 128
     longest = model.max_seq_length or 512
     tokens = sum(min(len(text) / 4, longest) for text in texts) / max(len(texts), 1)
     return int(min(max(2048 / max(tokens, 1), 4), 32))
+
+
+def tokenised(model: "SentenceTransformer", texts: list[str], prompt: str | None) -> dict[str, Any]:
+    """Return what `model.preprocess` returns; its own way from lists to tensors takes ten times as long."""
+    import torch
+
+    tokens = model.preprocess(texts, prompt=prompt, processing_kwargs={"common": {"return_tensors": None}})
+    return {
+        name: torch.from_numpy(np.array(value)) if isinstance(value, list) else value for name, value in tokens.items()
+    }
+
+
+def _on_device(
+    model: "SentenceTransformer", texts: list[str], batch_size: int, prompt: str | None, show_progress: bool
+) -> np.ndarray:
+    """Embed texts on a device that computes while the next batch is tokenised: it is waited for once in `BLOCK` batches.
+
+    The longest texts come first, so that memory runs out at once or never.
+    """
+    import torch
+    from sentence_transformers.util import batch_to_device
+
+    def compute(block: np.ndarray, size: int) -> np.ndarray:
+        batches = ([texts[n] for n in block[start : start + size]] for start in range(0, len(block), size))
+        found = [
+            model(batch_to_device(tokenised(model, batch, prompt), model.device))["sentence_embedding"]
+            for batch in batches
+        ]
+        return torch.cat(found)[:, : model.truncate_dim].float().cpu().numpy()
+
+    model.eval()
+    order, parts = np.argsort([-len(text) for text in texts], kind="stable"), []
+    bar = progress(total=len(texts), desc="Embedding", unit="text", disable=not show_progress)
+    with bar, torch.inference_mode():
+        for block in np.array_split(order, -(-len(order) // (BLOCK * batch_size))):
+            vectors, batch_size = _as_memory_allows(functools.partial(compute, block), batch_size)
+            parts.append(vectors)
+            bar.update(len(block))
+    return np.concatenate(parts)[np.argsort(order)]
+
+
+def _as_memory_allows(work: Callable[[int], np.ndarray], batch_size: int) -> tuple[np.ndarray, int]:
+    """Return what `work` returns, and the size of batches that memory sufficed for: `batch_size`, its half, …"""
+    import torch
+
+    while True:
+        try:
+            return work(batch_size), batch_size
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if batch_size == 1:
+                raise UserError(
+                    "Out of memory: a single text is too much to embed. "
+                    "End other programs that use memory, lower max_seq_length, or name a smaller model."
+                ) from error
+        batch_size //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _in_precision(model: "SentenceTransformer", bf16: bool):
@@ -292,7 +369,7 @@ class EmbeddingCache:
         found: dict[bytes, np.ndarray] = {}
 
         def select(connection: sqlite3.Connection) -> None:
-            for key in keys:
+            for key in sorted(keys):  # neighbours lie on one page
                 for (vector,) in connection.execute("SELECT vector FROM embeddings WHERE key = ?", (key,)):
                     found[key] = np.frombuffer(vector, dtype=np.float32)
 

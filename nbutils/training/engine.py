@@ -17,7 +17,7 @@ import torch
 
 from nbutils.core import UserError, content_hash, first_line
 from nbutils.models.names import DEFAULT_MODEL, is_static, load_model, longest_input
-from nbutils.models.vectors import base_and_map, model_fingerprint
+from nbutils.models.vectors import base_and_map, model_fingerprint, out_of_memory
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, passages
 from nbutils.training.card import lineage, model_card
 from nbutils.training.folder import need_model, open_embedding, save_folder
@@ -30,7 +30,6 @@ from nbutils.training.trainer import (
     Trainer,
     latest_checkpoint,
     make_trainer,
-    out_of_memory,
     training_arguments,
 )
 from nbutils.training.weights import merge_lora, prepare_weights

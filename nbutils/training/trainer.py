@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from nbutils.core import UserError, progress, write_atomic
-from nbutils.models.vectors import encode, use_bf16
+from nbutils.models.vectors import encode, out_of_memory, use_bf16
 from nbutils.training.batches import GroupCollator, Shuffle, sometimes_headed
 from nbutils.training.loss import GroupedRankingLoss, process, processes
 from nbutils.training.options import TrainingOptions
@@ -99,11 +99,6 @@ class Trainer(SentenceTransformerTrainer):
         self.model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.loss.model = self.model_wrapped = self.model
         self.accelerator.free_memory()
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on whatever device."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error))
 
 
 class _Clock(TrainerCallback):

@@ -3,10 +3,13 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from pydantic import PrivateAttr
 from retrieval_examples import Words
 from sentence_transformers import SentenceTransformer
 
+from nbutils.core import UserError
+from nbutils.models import vectors
 from nbutils.models.names import DEFAULT_MODEL, load_model, packaged_model, resolve_embed_model
 from nbutils.models.vectors import EmbeddingCache, encode, model_fingerprint
 
@@ -100,3 +103,60 @@ def test_a_service_is_asked_for_several_queries_at_once_and_their_order_stays():
 
     queries = ["ship", "rail", "sea", "rate"]
     assert np.array_equal(encode(Service(num_workers=4), queries, "query"), encode(Words(), queries, "query"))
+
+
+class Narrow(SentenceTransformer):
+    """A model whose memory suffices for batches of so many texts."""
+
+    def __init__(self, room):
+        super().__init__(packaged_model(), device="cpu")
+        self.room, self.sizes = room, []
+
+    def forward(self, features, **options):
+        self.sizes.append(len(features["input_ids"]))
+        if self.sizes[-1] > self.room:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return super().forward(features, **options)
+
+
+TEXTS = ["the sea " * (1 + n % 5) for n in range(24)]
+
+
+def test_where_memory_runs_out_batches_shrink_and_the_vectors_stay(model):
+    narrow = Narrow(3)
+    assert np.allclose(encode(narrow, TEXTS, batch_size=16, bf16=False), encode(model, TEXTS, bf16=False), atol=1e-5)
+    assert narrow.sizes[:3] == [16, 8, 4] and set(narrow.sizes[3:]) == {2}
+    with pytest.raises(UserError, match=r"a single text .* lower max_seq_length"):
+        encode(Narrow(0), TEXTS, batch_size=4, bf16=False)
+
+
+@pytest.mark.parametrize("prompt", [None, "query: "])
+def test_tokens_are_those_of_sentence_transformers(model, prompt):
+    texts = [*TEXTS, "word " * 400]
+    ours, theirs = vectors.tokenised(model, texts, prompt), model.preprocess(texts, prompt=prompt)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert value == ours[name] if name in ("modality", "prompt_length") else torch.equal(value, ours[name])
+
+
+def test_other_errors_of_the_model_are_not_taken_for_a_lack_of_memory(model, monkeypatch):
+    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    monkeypatch.setattr(SentenceTransformer, "forward", lambda *_, **__: (_ for _ in ()).throw(error))
+    with pytest.raises(RuntimeError, match="illegal"):
+        encode(model, TEXTS, batch_size=4, bf16=False)
+
+
+def test_a_device_of_its_own_goes_on_from_the_block_where_memory_ran_out(model, monkeypatch):
+    expected = encode(model, TEXTS, bf16=False)
+    monkeypatch.setattr(vectors, "_away", lambda model: True)
+    monkeypatch.setattr(vectors, "BLOCK", 2)
+    narrow = Narrow(4)
+    forward = narrow.forward
+
+    def fuller(features, **options):
+        narrow.room = 4 if len(narrow.sizes) < 3 else 2  # another program takes memory after three batches
+        return forward(features, **options)
+
+    narrow.forward = fuller
+    assert np.allclose(encode(narrow, TEXTS, batch_size=4, bf16=False), expected, atol=1e-5)
+    assert narrow.sizes == [4, 4, 4, 4, *[2] * 8]
