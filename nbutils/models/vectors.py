@@ -124,7 +124,7 @@ def encode(
         computing, context = _in_precision(inner, fast)
         with context:
             size, prompt = batch_size or _batch_size(inner, texts), _prompt(model, inner, kind)
-            if _away(inner):
+            if _away(inner) and type(inner[0]).__name__ == "Transformer":
                 vectors = _on_device(computing, texts, size, prompt, show_progress)
             else:
                 options = {"show_progress_bar": show_progress, "normalize_embeddings": normalize}

@@ -9,6 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch.nn.utils.rnn import pad_sequence
 
+from nbutils.models.vectors import tokenised
 from nbutils.questions.dataset import headed
 from nbutils.training.options import TrainingOptions
 from nbutils.training.split import TrainingPairs
@@ -113,7 +114,7 @@ class Tokens:
         new = sorted(dict.fromkeys(text for text in texts if text not in self.rows), key=len)
         for start in range(0, len(new), AT_ONCE):
             part = new[start : start + AT_ONCE]
-            tokens = self.model.preprocess(part, prompt=self.prompt)
+            tokens = tokenised(self.model, part, self.prompt)
             mask = tokens["attention_mask"].bool()
             rows = {name: value.int() for name, value in tokens.items() if getattr(value, "shape", 0) == mask.shape}
             self.same = {name: value for name, value in tokens.items() if name not in rows}
