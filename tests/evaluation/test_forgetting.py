@@ -25,6 +25,7 @@ def damaged(model_name=DEFAULT_MODEL):
     return model
 
 
+@pytest.mark.slow
 def test_forgetting_is_called_out_and_can_fail_the_run(general, model):
     same = check_forgetting(model, model, datasets={"general": general})
     assert not same.forgot and (same.table.difference == 0).all() and "ruled out" in str(same)
@@ -50,6 +51,7 @@ def test_a_drop_within_its_interval_is_not_forgetting():
     assert sure.forgot
 
 
+@pytest.mark.slow
 def test_the_intervals_of_many_sets_hold_together(general, model):
     half = general.model_copy(update={"queries": dict(list(general.queries.items())[::2])})
     other = load_model(DEFAULT_MODEL, max_seq_length=24)

@@ -154,6 +154,7 @@ def test_a_parameter_of_a_notebook_that_has_not_run_is_its_default(tmp_path):
     assert run.parameter("04_evaluate_models", "GOLD_QUESTIONS") == "mine.csv"
 
 
+@pytest.mark.slow
 def test_what_executes_notebooks_loads_nothing_that_takes_seconds_and_is_not_needed():
     code = """
 import sys

@@ -68,6 +68,7 @@ def test_the_table_has_every_parameter_of_the_chain():
     assert set(PARAMETERS) == {parameter.name for parameter in all_parameters()}
 
 
+@pytest.mark.slow
 def test_a_changed_parameter_redoes_the_steps_that_depend_on_it_and_no_other(in_this_process, documents, tmp_path):
     assert redone(documents) == ALL
     assert redone(documents) == []
@@ -83,6 +84,7 @@ def test_a_changed_parameter_redoes_the_steps_that_depend_on_it_and_no_other(in_
     assert wrong == {}
 
 
+@pytest.mark.slow
 def test_a_changed_file_redoes_the_steps_that_read_it_and_no_other(in_this_process, documents, tmp_path, outputs):
     redone(documents)
     wrong = {}

@@ -94,6 +94,7 @@ def transient_faults(seed: int):
     return fault
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_everything_transient_is_retried_and_nothing_is_lost(out, quick, seed):
     with serving(fault=transient_faults(seed)) as server:
@@ -109,6 +110,7 @@ def test_everything_transient_is_retried_and_nothing_is_lost(out, quick, seed):
     assert out.read_bytes() == calm.read_bytes()
 
 
+@pytest.mark.slow
 def test_retry_after_is_honoured_by_all_calls(out):
     def fault(call, prompt):
         return Fault(status=429, headers={"Retry-After": "1"}) if call == 3 else None
@@ -120,6 +122,7 @@ def test_retry_after_is_honoured_by_all_calls(out):
     assert server.calls == 13
 
 
+@pytest.mark.slow
 def test_a_rate_limit_slower_than_the_concurrency_loses_nothing(out, quick):
     """Ten calls a second pass, the rest is told to wait: many more refusals than retry_limit, none for good."""
     passed = []
@@ -138,6 +141,7 @@ def test_a_rate_limit_slower_than_the_concurrency_loses_nothing(out, quick):
     assert (result.account.report["status"] == "kept").all()
 
 
+@pytest.mark.slow
 def test_waits_grow_and_carry_jitter(out, monkeypatch):
     monkeypatch.setattr(asking, "BACKOFF_SECONDS", (0.2, 30.0))
     with serving(fault=lambda call, prompt: Fault(status=500) if call < 5 else None) as server:
@@ -357,6 +361,7 @@ def test_a_hanging_synchronous_llm_is_given_up_on(out, quick):
     assert result.account.report["reason"][1] == "no reply within 0.4 s"
 
 
+@pytest.mark.slow
 def test_a_call_that_hangs_does_not_hold_up_the_end_of_the_process(out, project):
     code = """
 import time
@@ -375,6 +380,7 @@ generate_qa_embedding_pairs(make_nodes(1), Hanging(), output_path="pairs.json", 
     assert "no reply within 0.2 s" in done.stderr
 
 
+@pytest.mark.slow
 def test_synchronous_calls_that_timed_out_keep_their_place(out, quick):
     at_work, most = [], []
 

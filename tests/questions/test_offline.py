@@ -96,6 +96,7 @@ def test_the_same_seed_gives_the_same_queries_in_any_order_and_thread(corpus):
         assert list(pool.map(lambda text: writer.questions(text, 3), corpus * 3)) == first * 3
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_queries_in_another_process(corpus, writer):
     code = (
         "import json, sys; from nbutils.questions.offline import OfflineQuestionWriter; corpus = json.load(sys.stdin); "

@@ -183,6 +183,7 @@ def test_ctrl_c_keeps_what_was_answered(out, launcher):
     assert len(EmbeddingQAFinetuneDataset.from_json(out).queries) == 2 * done
 
 
+@pytest.mark.slow
 def test_save_every_leaves_a_dataset_on_the_way(out):
     saved = []
 

@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from huggingface_hub import ModelCard
 from tiny_training import OPTIONS
 
@@ -9,6 +10,7 @@ from nbutils.training.card import lineage
 from nbutils.training.engine import SentenceTransformersFinetuneEngine
 
 
+@pytest.mark.slow
 def test_no_file_of_the_model_tells_a_path_or_a_text_and_older_versions_read_them(tiny, dataset, tmp_path):
     engine = SentenceTransformersFinetuneEngine(
         dataset, f"local:{tiny}", tmp_path / "out", **OPTIONS | {"epochs": 1, "prompts": {"query": "ask: "}}

@@ -21,8 +21,9 @@ from nbutils.training.engine import SentenceTransformersFinetuneEngine
 from nbutils.training.loss import GroupedRankingLoss
 from nbutils.training.options import TrainingOptions
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 @pytest.mark.parametrize(
     ("loss", "steps"),
     [(None, (1, 4, 5, 6, 10)), (losses.MultipleNegativesRankingLoss, (3, 5, 8))],
@@ -163,7 +164,6 @@ SentenceTransformersFinetuneEngine(
 """
 
 
-@pytest.mark.slow
 def test_sigkill_and_resume_ends_where_an_undisturbed_run_does(tiny, dataset, tmp_path):
     dataset.save_json(tmp_path / "data.json")
     options = OPTIONS | {"shortest": 0.5, "patience": 0}
@@ -211,7 +211,6 @@ assert not left
 """
 
 
-@pytest.mark.slow
 def test_two_processes_end_with_the_model_of_one_and_take_as_many_batches_each(tiny, dataset, tmp_path):
     """First with a loss of one's own over nine batches of eight pairs, then by the command line with ours."""
     dataset.save_json(tmp_path / "data.json")

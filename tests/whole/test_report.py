@@ -132,6 +132,7 @@ MEASURE = """<script>onload = () => {
 }</script>"""
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("width", [1100, 600])
 def test_the_first_screen_says_what_to_deploy_the_rest_folds_and_nothing_is_wider_than_the_page(
@@ -148,6 +149,7 @@ def test_the_first_screen_says_what_to_deploy_the_rest_folds_and_nothing_is_wide
     assert "Share of 80 gold questions that find" in dom
 
 
+@pytest.mark.slow
 @needs_browser
 def test_this_test_would_see_a_console_error(tmp_path):
     page = tmp_path / "bad.html"
@@ -156,6 +158,7 @@ def test_this_test_would_see_a_console_error(tmp_path):
     assert any("lost" in message for message in messages) and any("nowhere" in message for message in messages)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_report_prints(report, tmp_path):
     import pypdfium2
@@ -169,6 +172,7 @@ def test_the_report_prints(report, tmp_path):
     assert images >= 3
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_real_report_opens_cleanly(tmp_path, project):
     """The report that $NBUTILS_REPORT names, else one made of the committed notebook 04."""
