@@ -160,7 +160,8 @@ def test_twelve_kills_lose_nothing_and_ask_nothing_twice(out, launcher):
             time.sleep(rng.uniform(0.0, 0.1))
             os.kill(process, signal.SIGKILL)
             assert launcher.wait(process) == -signal.SIGKILL
-            time.sleep(0.15)
+            time.sleep(0.05)
+            server.settle()
             asked = server.answered - before
             assert max(asked.values(), default=0) <= 1
             assert sum(asked.values()) <= 200 - finished

@@ -29,7 +29,7 @@ def browse(page: Path, folder: Path, *options: str) -> subprocess.CompletedProce
         "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000",
         *options, page.as_uri(),
     ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
 
 
 def console(result: subprocess.CompletedProcess) -> list[str]:
