@@ -53,7 +53,8 @@ class Slow(CustomLLM):
 
 
 LAUNCHER = """
-import json, os, sys
+import json, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # one that was started in the background ignores it
 sys.path.insert(0, {tests!r})
 import openai.resources
 from question_helpers import make_nodes, make_llm

@@ -3,16 +3,13 @@
 import importlib.util
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from short_chain import two_texts
 
 TURN = "# --- your turn"
 
@@ -64,33 +61,10 @@ def test_code_without_marks_stays_as_it_is(make, lines):
     assert make.stub_out("\n".join(lines)) == "\n".join(lines)
 
 
-@pytest.fixture(scope="module")
-def short_notebooks(project, tmp_path_factory):
-    """The notebooks, the first of which reads two short texts."""
-    folder, texts = tmp_path_factory.mktemp("notebooks"), two_texts(tmp_path_factory.mktemp("texts"))
-    for path in (project / "notebooks").glob("*.ipynb"):
-        shutil.copy(path, folder)
-    first = nbformat.read(folder / "01_build_corpus.ipynb", as_version=4)
-    cell = next(cell for cell in first.cells if "parameters" in cell.metadata.get("tags", []))
-    for name in ("train", "val"):
-        cell.source, changed = re.subn(
-            rf"^{name.upper()}_FILES: list = .*?]",
-            f"{name.upper()}_FILES: list = ['{texts / name}.txt']",
-            cell.source,
-            flags=re.M,
-        )
-        assert changed == 1
-    nbformat.write(first, folder / "01_build_corpus.ipynb")
-    return folder
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7])
-def test_each_stub_fails_its_check_and_the_solution_passes(
-    make, workshop, short_notebooks, monkeypatch, capsys, number
-):
+def test_each_stub_fails_its_check_and_the_solution_passes(make, workshop, monkeypatch, capsys, number):
     """Runs a solution cell by cell; at each turn first the stub is tried in its place."""
-    monkeypatch.setenv("NBUTILS_NOTEBOOKS", str(short_notebooks))
     monkeypatch.syspath_prepend(str(workshop))
     monkeypatch.chdir(workshop)
     import checks
