@@ -146,46 +146,50 @@ def test_losses_read_every_few_steps_are_read_at_the_end_of_an_epoch_too(tiny, d
 
 
 RUN = """
-import json, sys, time
+import json, os, sys, time
 from transformers import TrainerCallback
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 from nbutils.training.engine import SentenceTransformersFinetuneEngine
 
 class Slow(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
-        print(state.global_step, flush=True)
-        time.sleep(float(sys.argv[4]))
+        print("step", state.global_step, flush=True)
+        time.sleep(600 if first and state.global_step == 7 else 0)
 
 assert not any(name.startswith("llama_index.finetuning") for name in sys.modules)
-SentenceTransformersFinetuneEngine(
-    EmbeddingQAFinetuneDataset.from_json(sys.argv[1]), sys.argv[2], sys.argv[3], callbacks=[Slow()],
-    save_checkpoints=True, resume_from_checkpoint=True, checkpoint_save_steps=2, **json.loads(sys.argv[5]),
-).finetune()
+for first in (True, False):
+    if child := os.fork():
+        print("started", child, flush=True)
+        print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    SentenceTransformersFinetuneEngine(
+        EmbeddingQAFinetuneDataset.from_json(sys.argv[1]), sys.argv[2], sys.argv[3], callbacks=[Slow()],
+        save_checkpoints=True, resume_from_checkpoint=True, checkpoint_save_steps=2, **json.loads(sys.argv[4]),
+    ).finetune()
+    os._exit(0)
 """
 
 
 def test_sigkill_and_resume_ends_where_an_undisturbed_run_does(tiny, dataset, tmp_path):
+    """Two processes forked from one that has imported all: the first is killed at step 7, the second goes on."""
     dataset.save_json(tmp_path / "data.json")
     options = OPTIONS | {"shortest": 0.5, "patience": 0}
-
-    def start(pause):
-        return subprocess.Popen(
-            [sys.executable, "-c", RUN, tmp_path / "data.json", tiny, tmp_path / "killed", str(pause), json.dumps(options)],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    killed = start(0.3)
-    for line in killed.stdout:
-        if int(line) == 7:
-            killed.send_signal(signal.SIGKILL)
-            break
-    killed.wait()
-    assert not (tmp_path / "killed").exists()
-    resumed = start(0)
+    both = subprocess.Popen(
+        [sys.executable, "-c", RUN, tmp_path / "data.json", tiny, tmp_path / "killed", json.dumps(options)],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    found = {"started": [], "step": [], "ended": []}
+    for line in both.stdout:
+        word, number = line.split()
+        found[word].append(int(number))
+        if word == "step" and int(number) == 7 and not found["ended"]:
+            os.kill(found["started"][0], signal.SIGKILL)
+            del found["step"][:]
+        if len(found["ended"]) == 1 and word == "ended":
+            assert not (tmp_path / "killed").exists()
+    assert found["ended"] == [-signal.SIGKILL, 0]
+    assert found["step"][0] == 7 and found["step"][-1] == 15
     SentenceTransformersFinetuneEngine(dataset, tiny, tmp_path / "whole", **options).finetune()
-    steps = [int(line) for line in resumed.stdout]
-    assert resumed.wait() == 0
-    assert steps[0] == 7 and steps[-1] == 15
     assert_same_weights(tmp_path / "whole", tmp_path / "killed", atol=1e-5)
 
 
