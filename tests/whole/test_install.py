@@ -79,11 +79,12 @@ def test_an_installed_nbutils_runs_the_chain_continues_and_redoes_only_what_chan
     """In an empty folder, on two texts with people's questions beside them, to which its last model is trained too."""
     estimate = call(installed.with_name("nbutils"), "estimate", cwd=tmp_path)  # of the sample reports
     assert estimate.returncode == 0, estimate.stderr
-    two_texts(tmp_path)
+    documents = two_texts(tmp_path / "documents")
     about = {"train.txt": ("crane", "tide", "barge"), "val.txt": ("cider", "press")}
     asked = [f"What was done to the {word}?,{file},The {word} report" for file in about for word in about[file]]
-    (tmp_path / "gold_questions.csv").write_text("\n".join(["question,file,quote", *asked]))
-    values = {"TRAIN_FILES": "train.txt", "VAL_FILES": "val.txt", "CHUNK_SIZE": 64, "CHUNK_OVERLAP": 8, "EPOCHS": 1}
+    (documents / "gold_questions.csv").write_text("\n".join(["question,file,quote", *asked]))
+    values = {"TRAIN_FILES": "documents/train.txt", "VAL_FILES": "documents/val.txt", "CHUNK_SIZE": 64}
+    values |= {"CHUNK_OVERLAP": 8, "EPOCHS": 1}
 
     def run(**more: str) -> str:
         given = [part for name, value in {**values, **more}.items() for part in ("-p", name, value)]
