@@ -37,6 +37,7 @@ def test_forgetting_is_called_out_and_can_fail_the_run(general, model):
         result.stop_if_forgot()
 
 
+@pytest.mark.slow
 def test_nanobeir_without_a_hub_is_left_out_with_a_note(general, model):
     result = check_forgetting(model, model, datasets={"general": general}, nanobeir=True)
     assert len(result.table) == 1 and "NanoBEIR was left out" in result.notes[0] and result.notes[0] in str(result)

@@ -110,6 +110,7 @@ def test_the_report_is_one_file_that_loads_nothing(report):
     assert loads_from_elsewhere('<script src="https://example.org/x.js"></script>') != []
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_report_opens_without_console_errors_and_with_its_figures(report, tmp_path):
     shot = tmp_path / "report.png"
