@@ -145,6 +145,11 @@ class OpenAIServer:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
+    def settle(self) -> None:
+        """Wait until no call is being answered."""
+        while self._now:
+            time.sleep(0.01)
+
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()

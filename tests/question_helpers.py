@@ -1,5 +1,6 @@
 """Chunks, an LLM of the test server, and processes that generate, for the tests of this folder."""
 
+import json
 import subprocess
 import sys
 import time
@@ -52,30 +53,34 @@ class Slow(CustomLLM):
 
 
 LAUNCHER = """
-import os, sys
+import json, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # one that was started in the background ignores it
 sys.path.insert(0, {tests!r})
 import openai.resources
 from question_helpers import make_nodes, make_llm
 from nbutils.questions.generate import generate_qa_embedding_pairs
 for line in sys.stdin:
+    asked = json.loads(line)
+    if "wait" in asked:
+        print(os.waitstatus_to_exitcode(os.waitpid(asked["wait"], 0)[1]), flush=True)
+        continue
     pid = os.fork()
     if pid == 0:
-        llm = make_llm({url!r})
+        llm, nodes = make_llm(asked.pop("url")), make_nodes(**asked.pop("nodes"))
         try:
-            generate_qa_embedding_pairs(make_nodes(200), llm, output_path={out!r}, concurrency=4, verbose=False)
+            generate_qa_embedding_pairs(nodes, llm, concurrency=4, verbose=False, **asked)
         except KeyboardInterrupt:
             os._exit(130)
         os._exit(0)
     print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
 
 class Launcher:
     """Starts runs in processes of their own, quickly: everything they need is imported once, before they fork."""
 
-    def __init__(self, url: str, out: Path):
-        code = LAUNCHER.format(tests=str(Path(__file__).parent), url=url, out=str(out))
+    def __init__(self):
+        code = LAUNCHER.format(tests=str(Path(__file__).parent))
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", code], stdin=pipe, stdout=pipe, text=True
@@ -87,17 +92,22 @@ class Launcher:
     def __exit__(self, *_):
         self._process.communicate()
 
-    def start(self) -> int:
-        self._process.stdin.write("run\n")
+    def _ask(self, **words) -> int:
+        self._process.stdin.write(json.dumps(words, default=str) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
-    def wait(self) -> int:
-        return int(self._process.stdout.readline())
+    def start(self, url: str, output_path: Path, count: int = 200, start: int = 0, **options) -> int:
+        """Ask about `count` chunks from number `start` on, four at once; returns the process id."""
+        return self._ask(url=url, output_path=output_path, nodes={"count": count, "start": start}, **options)
+
+    def wait(self, pid: int) -> int:
+        """Return the exit status of a process, once it has ended."""
+        return self._ask(wait=pid)
 
 
 def wait_for_lines(journal: Path, count: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while len(read_answers(journal)) < count and time.monotonic() < deadline:
         time.sleep(0.02)
 

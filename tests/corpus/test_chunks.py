@@ -66,6 +66,7 @@ def test_sizes_out_of_range(report, options, says):
         load_corpus(report, **options)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.text(st.sampled_from("aB3 .,\n;é漢😀-") | st.characters(codec="utf-8"), min_size=1, max_size=600),
@@ -85,20 +86,23 @@ def test_chunks_hold_all_text(tmp_path, text, chunk_size):
     assert len({node.id_ for node in nodes}) == len(nodes)
 
 
+@pytest.mark.slow
 def test_long_text_without_spaces(tmp_path):
     (tmp_path / "a.txt").write_text("x" * 200_000 + " " + "0123456789abcdef" * 10_000)
     assert sum(len(node.text) for node in load_corpus(tmp_path, chunk_size=256, chunk_overlap=0)) == 360_001
 
 
+@pytest.mark.slow
 def test_ids_come_from_the_text_alone(tmp_path, report):
     other = tmp_path / "elsewhere" / "renamed.pdf"
     other.parent.mkdir()
     other.write_bytes(report.read_bytes())
-    assert [node.id_ for node in load_corpus(report)] == [node.id_ for node in load_corpus(other)]
+    here = [node.id_ for node in load_corpus(report)]
+    assert here == [node.id_ for node in load_corpus(other)]
     code = f"from nbutils.corpus.chunks import load_corpus; print([n.id_ for n in load_corpus({str(report)!r})])"
     environment = os.environ | {"PYTHONHASHSEED": "7"}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert run.stdout.strip() == str([node.id_ for node in load_corpus(report)])
+    assert run.stdout.strip() == str(here)
 
 
 def test_equal_chunks_have_distinct_ids(tmp_path):
@@ -164,11 +168,11 @@ def test_every_unreadable_file_is_told_at_once_where_one_is_an_error(tmp_path):
         load_corpus(tmp_path, on_unreadable="stop")
 
 
-@pytest.mark.parametrize("variable", ["TIKTOKEN_CACHE_DIR", "NLTK_DATA"])
-def test_data_of_dependencies_is_not_looked_for_elsewhere(tmp_path, variable):
+@pytest.mark.slow
+def test_data_of_dependencies_is_not_looked_for_elsewhere(tmp_path):
     (tmp_path / "a.txt").write_text("The ferry costs nine crowns.")
     code = f"from nbutils import load_corpus; print(len(load_corpus({str(tmp_path / 'a.txt')!r})))"
-    environment = {**os.environ, variable: str(tmp_path / "none")}
+    environment = os.environ | dict.fromkeys(["TIKTOKEN_CACHE_DIR", "NLTK_DATA"], str(tmp_path / "none"))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == "1", done.stderr[-500:]
     assert not (tmp_path / "none").exists()

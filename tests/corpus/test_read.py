@@ -280,6 +280,7 @@ def test_cut_update_and_cut_linearized_pdf(tmp_path):
             load_corpus(tmp_path / name)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6), flips=st.integers(1, 200))
 def test_a_corrupted_pdf_never_crashes(tmp_path, seed, flips):
@@ -300,6 +301,7 @@ def test_a_pdf_with_the_ending_of_a_text_is_read_as_a_pdf(tmp_path):
     assert load_documents(tmp_path / "a.txt")[0].text == "The harbour report"
 
 
+@pytest.mark.slow
 def test_same_words_as_simple_directory_reader(report):
     from llama_index.core import SimpleDirectoryReader
 
@@ -318,6 +320,7 @@ def test_same_words_as_simple_directory_reader_on_a_filing():
     assert (theirs & ours).total() > 0.999 * max(theirs.total(), ours.total())
 
 
+@pytest.mark.slow
 @needs_filings
 def test_no_page_of_a_filing_falls_apart_into_letters():
     for document in load_documents(FILINGS / "NETFLIX_2022_10K.pdf"):
@@ -563,6 +566,7 @@ def test_letters_beyond_the_basic_plane(tmp_path):
     assert load_documents(tmp_path / "a.txt")[0].text == "Crossing 🚢 𠮷野 and done"
 
 
+@pytest.mark.slow
 @needs_filings
 @pytest.mark.parametrize("name", ["NETFLIX_2022_10K.pdf", "COSTCO_2022_10K.pdf"])
 def test_no_line_of_a_filing_is_made_of_dots(name):

@@ -34,3 +34,8 @@ def general():
 @pytest.fixture(scope="session")
 def few():
     return part_of_general_knowledge(8)
+
+
+@pytest.fixture(scope="session")
+def some():
+    return part_of_general_knowledge(24)

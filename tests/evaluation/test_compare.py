@@ -137,6 +137,7 @@ def test_results_are_exported_tidy_and_in_trec_format(comparison, tmp_path):
             assert mean == pytest.approx(expected.value.item(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_models_of_one_folder_name_are_told_apart(general):
     from nbutils.evaluation.compare import _names
 
@@ -147,6 +148,7 @@ def test_models_of_one_folder_name_are_told_apart(general):
     assert list(found.rankings["questions"]) == [DEFAULT_MODEL, f"{DEFAULT_MODEL}-2"]
 
 
+@pytest.mark.slow
 def test_the_base_is_read_no_further_than_it_can(few):
     long = load_model(DEFAULT_MODEL)
     long.max_seq_length = 8192
@@ -186,6 +188,7 @@ def test_hybrid_search_weighs_both_rankings_alike(comparison):
     assert (rankings["base + BM25"].index == fused.index).all()
 
 
+@pytest.mark.slow
 def test_a_chunk_is_found_by_the_queries_generated_for_it(general, model):
     """Also within each question's own document; not where the generated queries are those that judge."""
     asked = dict(list(general.queries.items())[:20])
@@ -220,6 +223,7 @@ def test_a_chunk_is_found_by_the_queries_generated_for_it(general, model):
     assert value["base + index queries"] > value["base"]
 
 
+@pytest.mark.slow
 def test_by_folds_each_question_is_searched_with_the_model_that_has_not_learned_it(few, tmp_path):
     chunks = list(few.corpus)
     for number, length in enumerate((8, 128)):

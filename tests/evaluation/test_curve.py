@@ -70,12 +70,13 @@ def test_a_fraction_that_cannot_be_is_refused_before_any_training(fractions):
         learning_curve(DATA, None, None, None, fractions)
 
 
-def test_a_run_trains_three_parts_anew_and_takes_its_own_model_for_all(general, capsys):
+@pytest.mark.slow
+def test_a_run_trains_three_parts_anew_and_takes_its_own_model_for_all(some, capsys):
     recipe = TrainingOptions(epochs=1, batch_size=8, dev_fraction=0.25, learning_rate=1e-3).recipe()
     training = {"recipe": recipe, "max_seq_length": 32, "seconds": 480.0}
-    table, sentence = curve_of_run(general, general, DEFAULT_MODEL, packaged_model(), training, metric="mrr@10")
-    assert list(table.chunks) == [0, 8, 15, 30, 60]
+    table, sentence = curve_of_run(some, some, DEFAULT_MODEL, packaged_model(), training, metric="mrr@10")
+    assert list(table.chunks) == [0, 3, 6, 12, 24]
     assert "take about 7.0 minutes" in capsys.readouterr().out
-    assert table.score.iloc[4] == table.score.iloc[0] and "from 30 to 60 chunks" in sentence
+    assert table.score.iloc[4] == table.score.iloc[0] and "from 12 to 24 chunks" in sentence
     with pytest.raises(UserError, match="ENGINE nbutils"):
-        curve_of_run(general, general, DEFAULT_MODEL, packaged_model(), {"recipe": {"engine": "llama-index"}})
+        curve_of_run(some, some, DEFAULT_MODEL, packaged_model(), {"recipe": {"engine": "llama-index"}})

@@ -25,6 +25,7 @@ def damaged(model_name=DEFAULT_MODEL):
     return model
 
 
+@pytest.mark.slow
 def test_forgetting_is_called_out_and_can_fail_the_run(general, model):
     same = check_forgetting(model, model, datasets={"general": general})
     assert not same.forgot and (same.table.difference == 0).all() and "ruled out" in str(same)
@@ -36,6 +37,7 @@ def test_forgetting_is_called_out_and_can_fail_the_run(general, model):
         result.stop_if_forgot()
 
 
+@pytest.mark.slow
 def test_nanobeir_without_a_hub_is_left_out_with_a_note(general, model):
     result = check_forgetting(model, model, datasets={"general": general}, nanobeir=True)
     assert len(result.table) == 1 and "NanoBEIR was left out" in result.notes[0] and result.notes[0] in str(result)
@@ -50,6 +52,7 @@ def test_a_drop_within_its_interval_is_not_forgetting():
     assert sure.forgot
 
 
+@pytest.mark.slow
 def test_the_intervals_of_many_sets_hold_together(general, model):
     half = general.model_copy(update={"queries": dict(list(general.queries.items())[::2])})
     other = load_model(DEFAULT_MODEL, max_seq_length=24)

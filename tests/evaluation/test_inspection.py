@@ -69,6 +69,7 @@ def test_slices_split_the_questions_and_agree_with_the_whole(comparison):
     assert "document" not in set(slices(comparison, nodes, "synthetic", "BM25").slice)
 
 
+@pytest.mark.slow
 def test_similarities_map_and_size_curve(general, model):
     near = similarities(general, model)
     hits = [row["is_hit"] for row in evaluate(general, model, top_k=1)]

@@ -10,6 +10,7 @@ from nbutils.evaluation.leaks import find_leaks, plain_words, remove_leaks, word
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 
 
+@pytest.mark.slow
 @given(st.text(max_size=200))
 def test_plain_words_is_stable(text):
     words = plain_words(text)

@@ -3,6 +3,7 @@
 import csv
 
 import pytest
+from retrieval_examples import Words
 
 from nbutils.core import project_folder
 from nbutils.corpus.chunks import load_corpus
@@ -24,7 +25,7 @@ def test_gold_questions_about_all_documents_are_searched_in_their_own(nodes):
     assert len(sets[GOLD].queries) == 180 and len(sets[ALL_GOLD].queries) == 336
     documents = sets[ALL_GOLD].documents
     found = compare_models(
-        sets, dict.fromkeys(("base", "all"), "all-MiniLM-L6-v2"), leave_out={"all": [GOLD]}, hybrid=False, verbose=False
+        sets, {"base": Words(), "all": Words()}, leave_out={"all": [GOLD]}, hybrid=False, verbose=False
     ).per_query
     assert set(found.question_set[found.system == "all"]) == {ALL_GOLD}
     for row in found[found.question_set == ALL_GOLD].itertuples():

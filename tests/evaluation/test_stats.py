@@ -17,6 +17,7 @@ def test_bootstrap_covers_the_truth_as_often_as_it_says():
     assert 0.90 <= covered / 200 <= 0.985
 
 
+@pytest.mark.slow
 def test_bootstrap_covers_the_truth_with_few_chunks_too():
     rng = np.random.default_rng(0)
     covered = 0

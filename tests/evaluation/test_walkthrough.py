@@ -34,6 +34,7 @@ def test_evaluate_gives_llama_index_rows_even_at_ties(seed, top_k):
     assert evaluate(dataset, Words(), top_k) == documented_evaluate(dataset, Words(), top_k)
 
 
+@pytest.mark.slow
 def test_evaluate_gives_llama_index_rows_for_a_real_model(general, model):
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
@@ -63,6 +64,7 @@ def test_retrieval_is_llama_indexes_for_any_small_vectors(data):
     assert retrieve_as_llama_index(queries, corpus, ids, top_k) == expected
 
 
+@pytest.mark.slow
 def test_bfloat16_changes_little_and_leaves_the_model_alone(few, model):
     exact, fast = (embed_dataset(few, model, bf16=bf16, cache=False) for bf16 in (False, True))
     for one, other in zip(exact, fast, strict=True):
@@ -90,6 +92,7 @@ def test_evaluate_refuses_what_cannot_be_judged(general):
         evaluate(EmbeddingQAFinetuneDataset(queries={}, corpus={"a": "b"}, relevant_docs={}), Words())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["qdrant", "faiss", "faiss by position"])
 def test_a_vector_store_stands_in_for_the_exact_search(kind, general, model):
     if kind == "qdrant":
@@ -112,6 +115,7 @@ def test_a_vector_store_stands_in_for_the_exact_search(kind, general, model):
     assert store_recall(exact, worse) == pytest.approx(0.6)
 
 
+@pytest.mark.slow
 def test_evaluate_st_gives_the_evaluators_numbers(general, model, tmp_path):
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
@@ -129,6 +133,7 @@ def test_evaluate_st_gives_the_evaluators_numbers(general, model, tmp_path):
         evaluate_st(general, Words(), "words")
 
 
+@pytest.mark.slow
 def test_each_text_is_embedded_once(general, model, tmp_path, monkeypatch):
     embedded = []
     original = type(model).encode

@@ -1,10 +1,12 @@
+import functools
+import json
 import shutil
 
-import nbformat
 import pytest
 import short_chain
 
 from nbutils.pipeline import run as runs
+from nbutils.pipeline import steps
 from nbutils.pipeline.parameters import notebooks_folder
 
 
@@ -34,13 +36,14 @@ def in_this_process(short, tmp_path, monkeypatch):
         with monkeypatch.context() as kernel:
             kernel.setenv("NBUTILS_OUTPUTS", str(run.folder.parent))
             kernel.setenv("NBUTILS_RUN", str(run.folder))
-            for cell in nbformat.read(notebooks_folder() / f"{notebook}.ipynb", as_version=4).cells:
-                exec(cell.source if cell.cell_type == "code" else "", names)
-                names |= parameters if "parameters" in cell.metadata.get("tags", []) else {}
+            for cell in json.loads((notebooks_folder() / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]:
+                exec("".join(cell["source"]) if cell["cell_type"] == "code" else "", names)
+                names |= parameters if "parameters" in cell["metadata"].get("tags", []) else {}
         run.path(f"{notebook}.ipynb").touch()
 
     def write_report(folder):
         (folder / "report.html").touch()
 
+    monkeypatch.setattr(steps, "_package_code", functools.cache(steps._package_code))  # it does not change meanwhile
     monkeypatch.setattr(runs, "execute", execute)
     monkeypatch.setattr(runs, "write_report", write_report)

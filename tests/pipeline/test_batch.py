@@ -29,7 +29,7 @@ def command(*arguments) -> list[str]:
 
 
 def nbutils(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=600)
 
 
 def on_a_terminal(*arguments) -> tuple[int, str]:
@@ -52,7 +52,7 @@ def did(outputs: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def until(condition, seconds: float = 60):
+def until(condition, seconds: float = 300):
     """Return the first true value of `condition()`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -152,14 +152,14 @@ def test_sigkill_of_the_main_process_leaves_nothing_running_and_nothing_to_do_tw
     short, tmp_path, outputs, monkeypatch
 ):
     monkeypatch.setenv("TMPDIR", str(documents(tmp_path / "temporary")))
-    folder = documents(tmp_path / "b", a="work", b="sleep 60")
+    folder = documents(tmp_path / "b", a="work", b="sleep 600")
     main = subprocess.Popen(command("batch", folder, "--jobs", 2), stdout=subprocess.DEVNULL)
     until((outputs / "a" / "report.html").exists)
     until(lambda: read_batch("b", outputs).names("done"))
     sleeping_kernel(outputs, "b")
     main.kill()
     main.wait()
-    until(lambda: not processes(outputs), 15)
+    until(lambda: not processes(outputs))
     assert list((tmp_path / "temporary").iterdir()) == []
     finished = did(outputs)
     (outputs / "b" / "train_corpus.json").write_text("work")
@@ -175,7 +175,7 @@ def test_a_killed_worker_or_kernel_and_limits_of_time_and_memory_fail_that_run_a
     short, tmp_path, outputs, monkeypatch
 ):
     monkeypatch.setenv("TMPDIR", str(documents(tmp_path / "temporary")))
-    folder = documents(tmp_path / "docs", worker="sleep 60", kernel="sleep 61", slow="sleep 62", big="hold 900")
+    folder = documents(tmp_path / "docs", worker="sleep 600", kernel="sleep 601", slow="sleep 602", big="hold 900")
     rows = [{"name": each, "TRAIN_FILES": str(folder / f"{each}.txt")} for each in ("worker", "kernel", "big", "slow")]
     rows[3]["timeout"] = 15
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(rows))
@@ -185,9 +185,9 @@ def test_a_killed_worker_or_kernel_and_limits_of_time_and_memory_fail_that_run_a
     )  # fmt: skip
     kernel = sleeping_kernel(outputs, "worker")
     until(lambda: processes(outputs, "nbutils.pipeline.worker " + str(outputs / "worker")))[0].kill()
-    kernel.wait(10)
+    kernel.wait(60)
     sleeping_kernel(outputs, "kernel").kill()
-    _, errors = main.communicate(timeout=100)
+    _, errors = main.communicate(timeout=600)
     assert main.returncode == 1
     outcomes = read_batch("plan", outputs).outcomes
     for name, words in {"worker": "Killed", "kernel": "ernel", "slow": "15 s", "big": "0.8 GiB"}.items():
@@ -195,39 +195,39 @@ def test_a_killed_worker_or_kernel_and_limits_of_time_and_memory_fail_that_run_a
         assert outcomes[name].error in errors
         assert (outputs / outcomes[name].notebook).exists()
         assert outcomes[name].notebook == f"{name}/02_generate_questions.ipynb" or name == "slow"
-    until(lambda: not processes(outputs), 10)
+    until(lambda: not processes(outputs))
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_batch_ends_its_runs_and_exits_with_130(short, tmp_path, outputs, signal_number):
-    folder = documents(tmp_path / "b", a="sleep 60", b="sleep 60")
+    folder = documents(tmp_path / "b", a="sleep 600", b="sleep 600")
     main = subprocess.Popen(command("batch", folder), stderr=subprocess.PIPE, text=True)
     sleeping_kernel(outputs, "a")
     again = nbutils("batch", folder)
     assert again.returncode == 2
     assert "being run by another process" in again.stderr
     main.send_signal(signal_number)
-    _, errors = main.communicate(timeout=30)
+    _, errors = main.communicate(timeout=300)
     assert main.returncode == 130
     assert "continues where it stopped" in errors and "Traceback" not in errors
-    until(lambda: not processes(outputs), 10)
+    until(lambda: not processes(outputs))
     assert read_batch("b", outputs).names("waiting") == ["a", "b"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_says_so_in_a_line_leaves_nothing_and_continues(short, tmp_path, outputs, signal_number):
-    file = documents(tmp_path / "d", a="sleep 60") / "a.txt"
+    file = documents(tmp_path / "d", a="sleep 600") / "a.txt"
     run = ("run", "--name", "a", "-p", "TRAIN_FILES", file, "-p", "VAL_FILES", "[]")
     main = subprocess.Popen(command(*run), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     sleeping_kernel(outputs, "a")
     main.send_signal(signal_number)
-    _, errors = main.communicate(timeout=30)
+    _, errors = main.communicate(timeout=300)
     assert main.returncode == 130
     assert errors.strip() == "nbutils: stopped; the same command continues where it stopped."
-    until(lambda: not processes(outputs), 10)
+    until(lambda: not processes(outputs))
 
 
 def test_wrong_input_is_status_2_and_starts_nothing(tmp_path, outputs):
@@ -249,7 +249,7 @@ def test_wrong_input_is_status_2_and_starts_nothing(tmp_path, outputs):
 @pytest.mark.slow
 def test_dask_workers_do_the_runs_and_a_killed_one_loses_nothing(short, tmp_path, outputs):
     pytest.importorskip("distributed")
-    folder = documents(tmp_path / "far", a="sleep 3", b="sleep 3", c="work")
+    folder = documents(tmp_path / "far", a="sleep 8", b="work")
     scheduler_file = tmp_path / "scheduler.json"
     start = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard"]
     started = [subprocess.Popen([*start, "--scheduler-file", str(scheduler_file)], stderr=subprocess.DEVNULL)]
@@ -275,24 +275,24 @@ def test_dask_workers_do_the_runs_and_a_killed_one_loses_nothing(short, tmp_path
         worker_of_a = processes(outputs, "nbutils.pipeline.worker " + str(outputs / "a"))[0].parent()
         assert worker_of_a.pid in [process.pid for process in started]
         worker_of_a.kill()
-        said, _ = main.communicate(timeout=100)
+        said, _ = main.communicate(timeout=600)
         assert main.returncode == 0, said
-        assert sorted(read_batch("far", outputs).names("done")) == ["a", "b", "c"]
+        assert sorted(read_batch("far", outputs).names("done")) == ["a", "b"]
         assert sorted(set(did(outputs))) == sorted(did(outputs)), "no step that had ended was done again"
 
-        folder = documents(tmp_path / "stopped", d="sleep 60")
+        folder = documents(tmp_path / "stopped", d="sleep 600")
         main = subprocess.Popen(command("batch", folder, "--dask", address), stderr=subprocess.PIPE, text=True)
         started.append(main)
         sleeping_kernel(outputs, "d")
         main.send_signal(signal.SIGINT)
-        assert "continues where it stopped" in main.communicate(timeout=30)[1]
+        assert "continues where it stopped" in main.communicate(timeout=300)[1]
         assert main.returncode == 130
-        until(lambda: not processes(outputs, "ipykernel"), 15)
+        until(lambda: not processes(outputs, "ipykernel"))
     finally:
         for process in started:
             process.kill()
             process.wait()
-    until(lambda: not processes(outputs), 15)
+    until(lambda: not processes(outputs))
 
 
 def test_an_address_where_no_scheduler_answers_is_named(short, tmp_path, monkeypatch):

@@ -6,11 +6,13 @@ import re
 import subprocess
 import sys
 
+import nbformat
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_run import make_tiny_run
 
+from nbutils.core import UserError
 from nbutils.plots import search_box as box
 
 TEXTS = {
@@ -98,33 +100,28 @@ def test_the_widget_searches_on_enter_and_on_click_and_shows_errors(retrievers):
     assert "RuntimeError: the &lt;index&gt; is gone" in box.search_box({"x": Broken()}, question="q?").children[1].value
 
 
-def papermill(project, target, outputs, *parameters: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "papermill", "--no-progress-bar", str(project / "notebooks" / "06_use_the_model.ipynb"),
-         str(target), "-p", "RUN_NAME", "tiny", *parameters],
-        cwd=target.parent, capture_output=True, text=True, env=os.environ | {"NBUTILS_OUTPUTS": str(outputs)},
-    )  # fmt: skip
-
-
 @pytest.mark.slow
-def test_notebook_6_runs_headless_over_other_files(project, tmp_path):
+def test_notebook_6_runs_headless_over_other_files_and_gold_questions_beside_them(project, tmp_path):
     outputs = tmp_path / "outputs"
     run = make_tiny_run(outputs)
     (tmp_path / "note.txt").write_text("The lighthouse of Tamsin was lit for the first time in 1871.")
-    done = papermill(
-        project, tmp_path / "out.ipynb", outputs, "-y", "FILES: [note.txt]\nQUESTIONS: ['When was it lit?']"
-    )
+    (tmp_path / "gold_questions.csv").write_text("question,quote\nWhen was it lit?,lit for the first time in 1871\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", "--no-progress-bar", str(project / "notebooks" / "06_use_the_model.ipynb"),
+         "out.ipynb", "-p", "RUN_NAME", "tiny", "-y", "FILES: [note.txt]\nQUESTIONS: ['When was it lit?']"],
+        cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"NBUTILS_OUTPUTS": str(outputs)},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     for name in ("base", "fine-tuned"):
         stored = json.loads((run.folder / "index" / name / "docstore.json").read_text())
         assert "lighthouse" in json.dumps(stored)
     shown = (tmp_path / "out.ipynb").read_text()
-    assert "lit for the first time" in shown
+    assert "lit for the first time" in shown and "known to answer it" in shown
     assert run.read()["steps"]["06_use_the_model"]["indexed_chunks"] == 1
 
 
-@pytest.mark.slow
-def test_notebook_6_names_the_notebook_to_run_first(project, tmp_path):
-    done = papermill(project, tmp_path / "out.ipynb", tmp_path / "outputs")
-    assert done.returncode != 0
-    assert "Run 01_build_corpus.ipynb with RUN_NAME = 'tiny' first" in done.stderr
+def test_notebook_6_names_the_notebook_to_run_first(project):
+    notebook = nbformat.read(project / "notebooks" / "06_use_the_model.ipynb", as_version=4)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    with pytest.raises(UserError, match=r"Run 01_build_corpus\.ipynb with RUN_NAME = 'tutorial' first"):
+        exec("\n".join(code[:3]), {})

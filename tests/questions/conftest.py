@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from openai_server import serving
-from question_helpers import make_llm, make_nodes
+from question_helpers import Launcher, make_llm, make_nodes
 
 from nbutils.questions import ask as asking
 from nbutils.questions.generate import generate_qa_embedding_pairs
@@ -21,6 +21,12 @@ def warm(tmp_path_factory):
     with serving() as server:
         path = tmp_path_factory.mktemp("warm") / "set.json"
         generate_qa_embedding_pairs(make_nodes(1), make_llm(server.url), output_path=path, verbose=False)
+
+
+@pytest.fixture(scope="session")
+def launcher():
+    with Launcher() as started:
+        yield started
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, merged
 from nbutils.questions.generate import generate_qa_embedding_pairs
 
 
+@pytest.mark.slow
 def test_upstream_reads_what_is_written(out):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

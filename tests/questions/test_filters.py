@@ -110,6 +110,7 @@ def test_near_duplicates_by_hand():
     assert near_duplicates([], 0.8) == {}
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.lists(st.sampled_from("abcdefgh12"), min_size=1, max_size=8).map(" ".join), max_size=25),

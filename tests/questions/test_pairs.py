@@ -28,6 +28,7 @@ def written(path, text):
     return path
 
 
+@pytest.mark.slow
 def test_every_pair_of_the_sample_finds_its_chunk_whatever_the_size(project, capsys):
     from nbutils.corpus.chunks import load_corpus
 

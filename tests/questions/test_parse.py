@@ -284,6 +284,7 @@ CLOSINGS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(
     st.lists(plain_questions, min_size=1, max_size=6, unique=True),
@@ -298,6 +299,7 @@ def test_any_decoration_gives_the_questions_back(questions, mark, preamble, clos
     assert parse_questions(reply, limit) == questions[:limit]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(plain_questions, min_size=1, max_size=5),
@@ -319,6 +321,7 @@ def test_json_gives_the_questions_back(questions, shape, ascii_only, indent, aro
     assert parse_questions(around.replace("{}", body), 10) == questions
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(st.text(max_size=300), st.integers(0, 5))
 @example("[" * 3000, 2)
@@ -335,6 +338,7 @@ def test_any_text_is_survived(reply, limit):
         assert any(character.isalnum() for character in question)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(plain_questions, min_size=1, max_size=4))
 def test_parsing_what_was_parsed_changes_nothing(questions):

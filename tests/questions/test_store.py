@@ -9,7 +9,7 @@ import time
 import pytest
 from llama_index.core.schema import TextNode
 from openai_server import Fault, serving
-from question_helpers import Launcher, make_llm, make_nodes, store, wait_for_lines
+from question_helpers import make_llm, make_nodes, store, wait_for_lines
 
 from nbutils.core import UserError
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
@@ -97,10 +97,11 @@ def test_equal_texts_are_asked_about_once_and_both_answer(out):
     assert result.account.report.set_index("chunk_id").loc["copy", "reason"] == "same text as n0"
 
 
-def test_two_processes_on_one_store_ask_each_question_once(out):
-    with serving(delay=0.1) as server, Launcher(server.url, out) as one, Launcher(server.url, out) as two:
-        one.start(), two.start()
-        assert one.wait() == two.wait() == 0
+@pytest.mark.slow
+def test_two_processes_on_one_store_ask_each_question_once(out, launcher):
+    with serving(delay=0.1) as server:
+        one, two = launcher.start(server.url, out), launcher.start(server.url, out)
+        assert launcher.wait(one) == launcher.wait(two) == 0
     assert server.calls == 200 and len(read_answers(store(out))) == 200
     assert len(EmbeddingQAFinetuneDataset.from_json(out).queries) == 400
 
@@ -139,10 +140,10 @@ def test_a_file_that_is_no_store_is_left_alone(out):
 
 
 @pytest.mark.slow
-def test_twenty_kills_lose_nothing_and_ask_nothing_twice(out):
+def test_twelve_kills_lose_nothing_and_ask_nothing_twice(out, launcher):
     rng = random.Random(5)
     journal = store(out)
-    with serving(delay=0.1) as server, Launcher(server.url, out) as launcher:
+    with serving(delay=0.1) as server:
         undisturbed = out.with_name("undisturbed.json")
         llm = make_llm(server.url)
         generate_qa_embedding_pairs(
@@ -150,38 +151,40 @@ def test_twenty_kills_lose_nothing_and_ask_nothing_twice(out):
         )
         server.answered.clear()
         finished_at_kill = []
-        for _ in range(20):
+        for _ in range(12):
             finished = len(read_answers(journal))
             finished_at_kill.append(finished)
             before = server.answered.copy()
-            process = launcher.start()
+            process = launcher.start(server.url, out)
             wait_for_lines(journal, finished + rng.randint(0, 4))  # 0: at any moment of the start
             time.sleep(rng.uniform(0.0, 0.1))
             os.kill(process, signal.SIGKILL)
-            assert launcher.wait() == -signal.SIGKILL
-            time.sleep(0.15)
+            assert launcher.wait(process) == -signal.SIGKILL
+            time.sleep(0.05)
+            server.settle()
             asked = server.answered - before
             assert max(asked.values(), default=0) <= 1
             assert sum(asked.values()) <= 200 - finished
         assert len(set(finished_at_kill)) > 5  # the kills fell at different points of the work
-        launcher.start()
-        assert launcher.wait() == 0
+        assert launcher.wait(launcher.start(server.url, out)) == 0
     assert len(read_answers(journal)) == 200
     assert out.read_bytes() == undisturbed.read_bytes()
-    assert sum(server.answered.values()) <= 200 + 20 * 4  # only what was under way when a kill came
+    assert sum(server.answered.values()) <= 200 + 12 * 4  # only what was under way when a kill came
 
 
-def test_ctrl_c_keeps_what_was_answered(out):
-    with serving(delay=0.1) as server, Launcher(server.url, out) as launcher:
-        process = launcher.start()
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_was_answered(out, launcher):
+    with serving(delay=0.1) as server:
+        process = launcher.start(server.url, out)
         wait_for_lines(store(out), 8)
         os.kill(process, signal.SIGINT)
-        assert launcher.wait() == 130
+        assert launcher.wait(process) == 130
     done = len(read_answers(store(out)))
     assert 8 <= done < 200
     assert len(EmbeddingQAFinetuneDataset.from_json(out).queries) == 2 * done
 
 
+@pytest.mark.slow
 def test_save_every_leaves_a_dataset_on_the_way(out):
     saved = []
 

@@ -14,6 +14,8 @@ from nbutils.training.deploy import continue_on_all
 from nbutils.training.engine import SentenceTransformersFinetuneEngine
 from nbutils.training.split import search_scores
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(tiny, dataset, tmp_path_factory):

@@ -10,10 +10,10 @@ from nbutils.training.card import lineage
 from nbutils.training.engine import SentenceTransformersFinetuneEngine
 
 
-@pytest.mark.parametrize("spelling", ["{}", "local:{}"])
-def test_no_file_of_the_model_tells_a_path_or_a_text(tiny, dataset, tmp_path, spelling):
+@pytest.mark.slow
+def test_no_file_of_the_model_tells_a_path_or_a_text_and_older_versions_read_them(tiny, dataset, tmp_path):
     engine = SentenceTransformersFinetuneEngine(
-        dataset, spelling.format(tiny), tmp_path / "out", **OPTIONS | {"epochs": 1, "prompts": {"query": "ask: "}}
+        dataset, f"local:{tiny}", tmp_path / "out", **OPTIONS | {"epochs": 1, "prompts": {"query": "ask: "}}
     )
     engine.finetune()
     card = ModelCard.load(tmp_path / "out" / "README.md")
@@ -23,6 +23,10 @@ def test_no_file_of_the_model_tells_a_path_or_a_text(tiny, dataset, tmp_path, sp
             text = file.read_text()
             assert not any(str(folder) in text for folder in (Path(tiny).parent, tmp_path, Path.home())), file
             assert not any(chunk in text for chunk in dataset.corpus.values())
+    modules = json.loads((tmp_path / "out" / "modules.json").read_text())
+    assert [module["type"].rpartition(".")[0] for module in modules] == ["sentence_transformers.models"] * 3
+    pooling = json.loads((tmp_path / "out" / "1_Pooling" / "config.json").read_text())
+    assert pooling["pooling_mode_mean_tokens"] and not pooling["pooling_mode_cls_token"]
 
 
 def test_the_chain_of_models_is_named_by_hub_ids_and_bare_folder_names(tiny, tmp_path):
@@ -42,11 +46,3 @@ def test_the_chain_of_models_is_named_by_hub_ids_and_bare_folder_names(tiny, tmp
     for head, known in cards.items():
         (tmp_path / "mine" / "README.md").write_text(f"---\n{head}\n---\n")
         assert lineage(str(tmp_path / "mine")) == [*known, "mine"]
-
-
-def test_the_folder_is_readable_by_older_versions(tiny, dataset, tmp_path):
-    SentenceTransformersFinetuneEngine(dataset, tiny, tmp_path / "out", **OPTIONS | {"epochs": 1}).finetune()
-    modules = json.loads((tmp_path / "out" / "modules.json").read_text())
-    assert [module["type"].rpartition(".")[0] for module in modules] == ["sentence_transformers.models"] * 3
-    pooling = json.loads((tmp_path / "out" / "1_Pooling" / "config.json").read_text())
-    assert pooling["pooling_mode_mean_tokens"] and not pooling["pooling_mode_cls_token"]

@@ -11,6 +11,8 @@ from nbutils.training.deploy import continue_on_all, learn_questions, question_f
 from nbutils.training.documented import DocumentedEngine
 from nbutils.training.engine import SentenceTransformersFinetuneEngine
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def halves(dataset):

@@ -3,6 +3,8 @@ import pytest
 from nbutils.core import UserError
 from nbutils.training.documented import DocumentedEngine
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_documented_engine_trains_and_refuses_what_it_lacks(tiny, dataset, tmp_path):
     pytest.importorskip("llama_index.finetuning", exc_type=ImportError)

@@ -20,6 +20,8 @@ from nbutils.training.engine import SentenceTransformersFinetuneEngine
 from nbutils.training.options import TrainingOptions
 from nbutils.training.split import search_scores
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_learns_and_writes_a_model(tiny, dataset, tmp_path):
     seen = []

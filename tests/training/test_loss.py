@@ -36,6 +36,7 @@ def reference(q, c, own, answers, scale):
     return (torch.stack(forward).mean() + torch.stack(backward).mean()) / 2
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_loss_is_the_reference_whatever_the_sub_batches(data):

@@ -44,6 +44,7 @@ def test_a_sentence_is_taken_out_of_its_chunk_whatever_the_line_breaks():
     assert 0.82 < np.mean(["Dogs" not in draw for draw in draws]) < 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.5, 1])
 def test_both_kinds_of_labels_learn_and_repeat_to_the_bit(tiny, dataset, tmp_path, share):
     weights = []

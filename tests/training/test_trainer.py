@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,15 +16,23 @@ from tiny_training import OPTIONS, assert_same_weights
 from nbutils.core import UserError
 from nbutils.training import engine as engine_module
 from nbutils.training import trainer
+from nbutils.training.__main__ import main
 from nbutils.training.engine import SentenceTransformersFinetuneEngine
 from nbutils.training.loss import GroupedRankingLoss
 from nbutils.training.options import TrainingOptions
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
-@pytest.mark.parametrize("loss", [None, losses.MultipleNegativesRankingLoss])
-def test_resuming_from_any_step_ends_where_the_undisturbed_run_does(tiny, dataset, tmp_path, loss):
+
+@pytest.mark.parametrize(
+    ("loss", "steps"),
+    [(None, (1, 4, 5, 6, 10)), (losses.MultipleNegativesRankingLoss, (3, 5, 8))],
+    ids=["ours", "other"],
+)
+def test_resuming_from_any_step_ends_where_the_undisturbed_run_does(tiny, dataset, tmp_path, loss, steps):
+    """Steps within an epoch of five, at its end, and at the end of all."""
     options = OPTIONS | {
+        "epochs": 2,
         "loss": loss,
         "shortest": 0.5,
         "patience": 0,
@@ -33,17 +42,16 @@ def test_resuming_from_any_step_ends_where_the_undisturbed_run_does(tiny, datase
     every = options | {"checkpoint_save_steps": 1, "checkpoint_save_total_limit": 0}
     whole = SentenceTransformersFinetuneEngine(dataset, tiny, tmp_path / "whole", **every)
     whole.finetune()
-    folders = list(whole.checkpoint_path.iterdir())
-    assert len(folders) == whole.summary["steps"] >= 12
-    for folder in folders:
-        copy = tmp_path / "resumed_checkpoints" / folder.name
-        shutil.copytree(folder, copy)
+    assert len(list(whole.checkpoint_path.iterdir())) == whole.summary["steps"] == 10
+    for step in steps:
+        copy = tmp_path / "resumed_checkpoints" / f"checkpoint-{step}"
+        shutil.copytree(whole.checkpoint_path / copy.name, copy)
         resumed = SentenceTransformersFinetuneEngine(
             dataset, tiny, tmp_path / "resumed", **options | {"resume_from_checkpoint": True}
         )
         resumed.finetune()
         columns = ["step", "loss", "learning_rate", "dev_ndcg@10"]
-        assert resumed.history[columns].round(5).equals(whole.history[columns].round(5)), folder.name
+        assert resumed.history[columns].round(5).equals(whole.history[columns].round(5)), copy.name
         assert resumed.summary["steps"] == whole.summary["steps"] and resumed.summary["best"] == whole.summary["best"]
         assert_same_weights(tmp_path / "whole", tmp_path / "resumed", atol=1e-6)
         shutil.rmtree(copy.parent)
@@ -138,114 +146,92 @@ def test_losses_read_every_few_steps_are_read_at_the_end_of_an_epoch_too(tiny, d
 
 
 RUN = """
-import json, sys, time
+import json, os, sys, time
 from transformers import TrainerCallback
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 from nbutils.training.engine import SentenceTransformersFinetuneEngine
 
 class Slow(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
-        print(state.global_step, flush=True)
-        time.sleep(float(sys.argv[4]))
+        print("step", state.global_step, flush=True)
+        time.sleep(600 if first and state.global_step == 7 else 0)
 
 assert not any(name.startswith("llama_index.finetuning") for name in sys.modules)
-SentenceTransformersFinetuneEngine(
-    EmbeddingQAFinetuneDataset.from_json(sys.argv[1]), sys.argv[2], sys.argv[3], callbacks=[Slow()],
-    save_checkpoints=True, resume_from_checkpoint=True, checkpoint_save_steps=2, **json.loads(sys.argv[5]),
-).finetune()
+for first in (True, False):
+    if child := os.fork():
+        print("started", child, flush=True)
+        print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    SentenceTransformersFinetuneEngine(
+        EmbeddingQAFinetuneDataset.from_json(sys.argv[1]), sys.argv[2], sys.argv[3], callbacks=[Slow()],
+        save_checkpoints=True, resume_from_checkpoint=True, checkpoint_save_steps=2, **json.loads(sys.argv[4]),
+    ).finetune()
+    os._exit(0)
 """
 
 
-@pytest.mark.slow
 def test_sigkill_and_resume_ends_where_an_undisturbed_run_does(tiny, dataset, tmp_path):
+    """Two processes forked from one that has imported all: the first is killed at step 7, the second goes on."""
     dataset.save_json(tmp_path / "data.json")
-    options = json.dumps(OPTIONS | {"shortest": 0.5, "patience": 0})
-
-    def start(name, pause):
-        return subprocess.Popen(
-            [sys.executable, "-c", RUN, tmp_path / "data.json", tiny, tmp_path / name, str(pause), options],
-            stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        )  # fmt: skip
-
-    undisturbed = start("whole", 0)
-    killed = start("killed", 0.3)
-    for line in killed.stdout:
-        if int(line) == 7:
-            killed.send_signal(signal.SIGKILL)
-            break
-    killed.wait()
-    assert undisturbed.wait() == 0
-    assert not (tmp_path / "killed").exists()
-    resumed = start("killed", 0)
-    steps = [int(line) for line in resumed.stdout]
-    assert resumed.wait() == 0
-    assert steps[0] == 7 and steps[-1] == 15
-    assert_same_weights(tmp_path / "whole", tmp_path / "killed", atol=1e-6)
+    options = OPTIONS | {"shortest": 0.5, "patience": 0}
+    both = subprocess.Popen(
+        [sys.executable, "-c", RUN, tmp_path / "data.json", tiny, tmp_path / "killed", json.dumps(options)],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    found = {"started": [], "step": [], "ended": []}
+    for line in both.stdout:
+        word, number = line.split()
+        found[word].append(int(number))
+        if word == "step" and int(number) == 7 and not found["ended"]:
+            os.kill(found["started"][0], signal.SIGKILL)
+            del found["step"][:]
+        if len(found["ended"]) == 1 and word == "ended":
+            assert not (tmp_path / "killed").exists()
+    assert found["ended"] == [-signal.SIGKILL, 0]
+    assert found["step"][0] == 7 and found["step"][-1] == 15
+    SentenceTransformersFinetuneEngine(dataset, tiny, tmp_path / "whole", **options).finetune()
+    assert_same_weights(tmp_path / "whole", tmp_path / "killed", atol=1e-5)
 
 
 TWO = """
-import gc, sys, torch
+import gc, runpy, sys
+from sentence_transformers.sentence_transformer import losses
 from torch.nn.parallel import DistributedDataParallel
-from nbutils.training.__main__ import main
-from nbutils.training.engine import SentenceTransformersFinetuneEngine
+from nbutils import EmbeddingQAFinetuneDataset, SentenceTransformersFinetuneEngine
 
-finetune = SentenceTransformersFinetuneEngine.finetune
-
-def finetune_and_look(engine):
-    assert not finetune(engine)
-    left = [thing for thing in gc.get_objects() if type(thing) is DistributedDataParallel]
-    assert not left, "a wrapper that outlives the process group can hang the process"
-
-SentenceTransformersFinetuneEngine.finetune = finetune_and_look
-main(sys.argv[1:])
+model, odd, out, *arguments = sys.argv[1:]
+engine = SentenceTransformersFinetuneEngine(
+    EmbeddingQAFinetuneDataset.from_json(odd), model, out, batch_size=8, epochs=1, dev_fraction=0,
+    loss=losses.MultipleNegativesRankingLoss,
+)
+engine.finetune()
+left = [thing for thing in gc.get_objects() if type(thing) is DistributedDataParallel]
+assert not left, "a wrapper that outlives the process group can hang the process"
+print("steps", engine.summary["steps"])
+sys.argv = ["nbutils.training", *arguments]
+runpy.run_module("nbutils.training", run_name="__main__")
+left = [thing for thing in gc.get_objects() if type(thing) is DistributedDataParallel]
+assert not left
 """
 
 
-@pytest.mark.slow
-def test_two_processes_end_with_the_model_of_one(tiny, dataset, tmp_path):
+def test_two_processes_end_with_the_model_of_one_and_take_as_many_batches_each(tiny, dataset, tmp_path):
+    """First with a loss of one's own over nine batches of eight pairs, then by the command line with ours."""
     dataset.save_json(tmp_path / "data.json")
+    odd = dataset.model_copy(update={"queries": dict(list(dataset.queries.items())[:72])})
+    odd.save_json(tmp_path / "odd.json")
     (tmp_path / "two.py").write_text(TWO)
     options = ["--model-id", tiny, "--epochs", "2", "--batch-size", "8", "--learning-rate", "0.003"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    one = [sys.executable, "-m", "nbutils.training"]
+    arguments = [str(tmp_path / "data.json"), *options, "--output"]
     two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", tmp_path / "two.py"]
-    for name, command in (("one", one), ("two", two)):
-        subprocess.run(
-            [*command, tmp_path / "data.json", "--output", tmp_path / name, *options],
-            check=True, env=environment, stdout=subprocess.DEVNULL, timeout=180,
-        )  # fmt: skip
+    done = subprocess.run(
+        [*two, tiny, tmp_path / "odd.json", tmp_path / "own", *arguments, tmp_path / "two"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.findall(r"steps (\d+)", done.stdout) == ["5", "5"] and (tmp_path / "own" / "modules.json").exists()
+    main([*arguments, str(tmp_path / "one")])
     models = [SentenceTransformer(str(tmp_path / name), device="cpu") for name in ("one", "two")]
     vectors = [model.encode_document(list(dataset.corpus.values())) for model in models]
     moved = SentenceTransformer(tiny, device="cpu").encode_document(list(dataset.corpus.values()))
     assert (vectors[0] * vectors[1]).sum(1).min() > 0.999 > 0.99 > (vectors[0] * moved).sum(1).mean()
-
-
-OWN_LOSS = """
-import sys
-import torch
-from sentence_transformers.sentence_transformer import losses
-from nbutils import EmbeddingQAFinetuneDataset, SentenceTransformersFinetuneEngine
-
-data = EmbeddingQAFinetuneDataset.from_json(sys.argv[1])
-engine = SentenceTransformersFinetuneEngine(
-    data, sys.argv[2], sys.argv[3], batch_size=8, epochs=1, dev_fraction=0, loss=losses.MultipleNegativesRankingLoss
-)
-engine.finetune()
-print(engine.summary["steps"])
-torch.distributed.destroy_process_group()
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_with_a_loss_of_one_s_own_take_as_many_batches_each(tiny, dataset, tmp_path):
-    odd = dataset.model_copy(
-        update={"queries": dict(list(dataset.queries.items())[:72])}
-    )  # nine batches of eight pairs
-    odd.save_json(tmp_path / "data.json")
-    (tmp_path / "two.py").write_text(OWN_LOSS)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", tmp_path / "two.py",
-         tmp_path / "data.json", tiny, tmp_path / "out"],
-        check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
-    assert done.stdout.split() == ["5", "5"] and (tmp_path / "out" / "modules.json").exists()

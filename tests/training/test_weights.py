@@ -7,6 +7,8 @@ from tiny_training import OPTIONS
 
 from nbutils.training.engine import SentenceTransformersFinetuneEngine
 
+pytestmark = pytest.mark.slow
+
 
 def test_blend_lies_between_base_and_tuned(tiny, dataset, tmp_path):
     for name, blend in (("full", 1.0), ("half", 0.5)):

@@ -88,7 +88,7 @@ def lab(project, outputs, tmp_path_factory):
         env=environment, stdout=log, stderr=log, start_new_session=True,
     )  # fmt: skip
     try:
-        for _ in range(240):
+        for _ in range(600):
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status?token=here", timeout=5)
                 break
@@ -98,11 +98,11 @@ def lab(project, outputs, tmp_path_factory):
         yield lambda name: f"http://127.0.0.1:{port}/lab/tree/{name}.ipynb?token=here&reset"
     finally:
         os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+        server.wait(120)
         log.close()
 
 
-def wait_for(driver, script: str, seconds: float = 120):
+def wait_for(driver, script: str, seconds: float = 300):
     """Return the first true value of a script in the page."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,13 @@ import venv
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
+import papermill
 import pytest
 from recording_proxy import recording_proxy, with_keys
 from short_chain import two_texts
+
+from nbutils.pipeline.steps import CHAIN
 
 pytestmark = pytest.mark.slow
 BROUGHT = (
@@ -68,16 +73,46 @@ def test_an_installed_nbutils_brings_what_it_needs(installed, tmp_path, project)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_installed_nbutils_runs_the_chain_in_an_empty_folder_and_asks_no_service(installed, tmp_path):
+def test_an_installed_nbutils_runs_the_chain_continues_and_redoes_only_what_changed_and_asks_no_service(
+    installed, tmp_path, project, monkeypatch
+):
+    """In an empty folder, on two texts with people's questions beside them, to which its last model is trained too."""
     estimate = call(installed.with_name("nbutils"), "estimate", cwd=tmp_path)  # of the sample reports
     assert estimate.returncode == 0, estimate.stderr
-    two_texts(tmp_path)
-    values = {"TRAIN_FILES": "train.txt", "VAL_FILES": "val.txt", "CHUNK_SIZE": 64, "CHUNK_OVERLAP": 8, "EPOCHS": 1}
-    given = [part for name, value in values.items() for part in ("-p", name, value)]
-    with recording_proxy() as (proxy, asked):
-        done = call(installed.with_name("nbutils"), "run", *given, cwd=tmp_path, environment=with_keys(proxy))
-    assert asked == []
-    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
-    run = tmp_path / "outputs" / "tutorial"
-    assert (run / "report.html").is_file()
-    assert all(step["finished"] for step in json.loads((run / "run.json").read_text())["steps"].values())
+    documents = two_texts(tmp_path / "documents")
+    about = {"train.txt": ("crane", "tide", "barge"), "val.txt": ("cider", "press")}
+    asked = [f"What was done to the {word}?,{file},The {word} report" for file in about for word in about[file]]
+    (documents / "gold_questions.csv").write_text("\n".join(["question,file,quote", *asked]))
+    values = {"TRAIN_FILES": "documents/train.txt", "VAL_FILES": "documents/val.txt", "CHUNK_SIZE": 64}
+    values |= {"CHUNK_OVERLAP": 8, "EPOCHS": 1}
+
+    def run(**more: str) -> str:
+        given = [part for name, value in {**values, **more}.items() for part in ("-p", name, value)]
+        with recording_proxy() as (proxy, sent):
+            done = call(installed.with_name("nbutils"), "run", *given, cwd=tmp_path, environment=with_keys(proxy))
+        assert sent == []
+        assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
+        return done.stdout
+
+    def systems() -> set[str]:
+        return set(pd.read_csv(folder / "results" / "metrics.csv").system)
+
+    folder, steps = tmp_path / "outputs" / "tutorial", [step.name for step in CHAIN]
+    said = run(TRAIN_ON_GOLD="auto")
+    assert re.findall(r"\] (\w+): done in", said) == steps and "cell 1/" in said
+    assert all(step["finished"] for step in json.loads((folder / "run.json").read_text())["steps"].values())
+    assert (folder / "folds" / "folds.json").exists() and {"base", "fine-tuned", "fine-tuned on all"} <= systems()
+    for made in ("report.html", "results/metrics.csv", "model/model.safetensors", "model_all/model.safetensors"):
+        assert (folder / made).stat().st_size > 0, made
+
+    assert re.findall(r"\] (\w+): up to date", run(TRAIN_ON_GOLD="auto")) == steps
+
+    said = run(ENGINE="adapter", GOLD_QUESTIONS="")
+    assert re.findall(r"\] (\w+): up to date", said) == steps[:2]
+    assert re.findall(r"\] (\w+): done in", said) == steps[2:]
+    assert {"base", "fine-tuned"} <= systems()
+    assert (folder / "model_all" / "adapter.npy").exists() and not (folder / "folds").exists()
+    monkeypatch.setenv("NBUTILS_OUTPUTS", str(folder.parent))
+    for name, more in (("06_use_the_model", {"FILES": []}), ("07_look_closer", {})):
+        notebook = project / "notebooks" / f"{name}.ipynb"
+        papermill.execute_notebook(notebook, tmp_path / "out.ipynb", more, progress_bar=False)

@@ -29,7 +29,7 @@ def browse(page: Path, folder: Path, *options: str) -> subprocess.CompletedProce
         "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000",
         *options, page.as_uri(),
     ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
 
 
 def console(result: subprocess.CompletedProcess) -> list[str]:
@@ -110,6 +110,7 @@ def test_the_report_is_one_file_that_loads_nothing(report):
     assert loads_from_elsewhere('<script src="https://example.org/x.js"></script>') != []
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_report_opens_without_console_errors_and_with_its_figures(report, tmp_path):
     shot = tmp_path / "report.png"
@@ -132,6 +133,7 @@ MEASURE = """<script>onload = () => {
 }</script>"""
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("width", [1100, 600])
 def test_the_first_screen_says_what_to_deploy_the_rest_folds_and_nothing_is_wider_than_the_page(
@@ -148,6 +150,7 @@ def test_the_first_screen_says_what_to_deploy_the_rest_folds_and_nothing_is_wide
     assert "Share of 80 gold questions that find" in dom
 
 
+@pytest.mark.slow
 @needs_browser
 def test_this_test_would_see_a_console_error(tmp_path):
     page = tmp_path / "bad.html"
@@ -156,6 +159,7 @@ def test_this_test_would_see_a_console_error(tmp_path):
     assert any("lost" in message for message in messages) and any("nowhere" in message for message in messages)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_report_prints(report, tmp_path):
     import pypdfium2
@@ -169,6 +173,7 @@ def test_the_report_prints(report, tmp_path):
     assert images >= 3
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_real_report_opens_cleanly(tmp_path, project):
     """The report that $NBUTILS_REPORT names, else one made of the committed notebook 04."""

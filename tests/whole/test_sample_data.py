@@ -83,6 +83,7 @@ def test_balance_sheet_balances(name):
     assert [a + b for a, b in zip(liabilities, equity, strict=False)] == pytest.approx(assets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REPORTS + LIBRARY)
 def test_pdf_is_what_the_markdown_renders_to(tmp_path, name):
     pytest.importorskip("reportlab", reason="reportlab renders the sample PDFs")
