@@ -25,9 +25,9 @@ NOTEBOOKS, IMAGES = PROJECT / "notebooks", PROJECT / "docs" / "images"
 MAKE_EXERCISES = [sys.executable, str(NOTEBOOKS / "workshop" / "make_exercises.py")]
 HEADERS = {"CHUNK_HEADER": ["section"]}
 RUNS = {  # what notebook 5 tells a story about
-    "no_pairs": {"PAIRS": ""},
-    "headers": HEADERS,
     "own_questions": HEADERS | {"TRAIN_ON_GOLD": "auto", "INDEX_QUERIES": True},
+    "headers": HEADERS,
+    "no_pairs": {"PAIRS": ""},
     "adapter": {"PAIRS": "", "ENGINE": "adapter"},
     "tutorial": {},
 }

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from nbutils import core
-from nbutils.core import UserError, project_folder
+from nbutils.core import UserError, outputs_root, project_folder
 
 Files = str | Path | Iterable[str | Path]
 
@@ -73,7 +73,8 @@ def _below(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
             same = unicodedata.normalize("NFC", name)
             stem, suffix = os.path.splitext(same)
             fits = fnmatch.fnmatchcase(same, wanted) or fnmatch.fnmatchcase(stem + suffix.lower(), wanted)
-            if same == wanted or (fits and (same[0] != "." or wanted[0] == ".")):
+            hidden = same[0] == "." != wanted[0] or _is_outputs(folder / name)
+            if same == wanted or (fits and not hidden):
                 yield from _below(folder / name, rest)
 
 
@@ -130,13 +131,20 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _folders(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Yield a folder and those below it but hidden ones; a link is followed unless it leads back to one above it."""
+    """Yield a folder and those below it, but hidden ones and that of all runs, whose files are no documents.
+
+    A link is followed unless it leads back to a folder above it.
+    """
     real = os.path.realpath(folder)
     if real not in above:
         yield folder
         for name in _names(folder):
-            if not name.startswith(".") and os.path.isdir(folder / name):
+            if not name.startswith(".") and os.path.isdir(folder / name) and not _is_outputs(folder / name):
                 yield from _folders(folder / name, (*above, real))
+
+
+def _is_outputs(path: Path) -> bool:
+    return path.resolve() == outputs_root()
 
 
 def _names(folder: Path) -> list[str]:

@@ -30,6 +30,15 @@ def test_find_files(tmp_path, monkeypatch):
     assert found(["https://example.org/x.pdf"] * 2) == ["https://example.org/x.pdf"]
 
 
+def test_what_runs_wrote_is_no_document_unless_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("NBUTILS_OUTPUTS", str(tmp_path / "outputs"))
+    for name in ("a.txt", "outputs/mine/report.html"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+    assert [path.name for path in find_files([str(tmp_path), f"{tmp_path}/**"])] == ["a.txt"]
+    assert [path.name for path in find_files(tmp_path / "outputs")] == ["report.html"]
+
+
 def test_a_file_name_may_look_like_a_glob(tmp_path):
     (tmp_path / "report [final].txt").write_text("text")
     assert [path.name for path in find_files(tmp_path / "report [final].txt")] == ["report [final].txt"]

@@ -30,7 +30,7 @@ PARAMETERS = {
     "ENGINE": ("llama-index", 3), "EPOCHS": (1, 3), "BATCH_SIZE": (4, 3), "LEARNING_RATE": (1e-5, 3),
     "MAX_SEQ_LENGTH": (99, 3), "TRUST_REMOTE_CODE": (True, 3),
     "GOLD_QUESTIONS": ("", 4), "TOP_K": (3, 4), "OPENAI_MODEL": ("openai:another", 4), "OTHER_MODELS": (["another"], 4),
-    "KEEP_LEAKS": (True, 4), "NANOBEIR": (True, 4), "FAIL_IF_FORGOTTEN": (True, 4),
+    "INDEX_QUERIES": (True, 4), "KEEP_LEAKS": (True, 4), "NANOBEIR": (True, 4), "FAIL_IF_FORGOTTEN": (True, 4),
 }  # fmt: skip
 # file, relative to the documents or (run/) to the run's folder: the number of the first step that reads it
 FILES = {
