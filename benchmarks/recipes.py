@@ -8,7 +8,7 @@ is trained on queries that the offline generator writes about the very chunks th
 learns from the first half of the chunks and is judged by the questions about the second. `--sample` adds the sample's two
 reports with their 336 gold questions. A recipe is JSON: `kinds` and `number` are the generator's, all others are options of
 the engine. `"pairs": true` trains on the set's own questions about the training half (with `--half` alone: else it would
-learn what judges it), or on the sample's written questions, mixed with the generator's if `"number"` is not 0.
+learn what judges it), or on what a set holds under `taught` (the sample: its written questions), mixed with the generator's if `"number"` is not 0.
 `"chunks"` trains on a random part of that many chunks; `"cuts": [128, 64]` judges vectors cut to these sizes, too. The last
 column is nDCG@10 on general knowledge (`data/general_knowledge.jsonl`): what the model forgot.
 """
@@ -32,7 +32,7 @@ from nbutils.evaluation.gold import load_gold_questions
 from nbutils.evaluation.stats import bootstrap_intervals, permutation_p
 from nbutils.models.names import DEFAULT_MODEL, load_model
 from nbutils.models.search import BM25Index
-from nbutils.models.vectors import encode
+from nbutils.models.vectors import encode, unit
 from nbutils.questions.offline import OfflineQuestionWriter
 from nbutils.questions.pairs import load_pairs
 
@@ -95,8 +95,8 @@ class Judge:
         self.train = {i: self.corpus[i] for i in ids[: len(ids) // 2]} if half else self.corpus
         asked = [q for q, found in data["relevant_docs"].items() if not half or found[0] not in self.train]
         taught = data.get("taught") or {
-            "queries": {q: data["queries"][q] for q in set(data["queries"]) - set(asked)},
-            "relevant_docs": {q: found for q, found in data["relevant_docs"].items() if q not in set(asked)},
+            name: {q: value for q, value in data[name].items() if q not in set(asked)}
+            for name in ("queries", "relevant_docs")
         }
         self.own = EmbeddingQAFinetuneDataset(
             queries={f"own {q}": query for q, query in taught["queries"].items()},
@@ -115,16 +115,14 @@ class Judge:
         gains = np.take_along_axis(self.relevant, top, 1)
         return np.stack([gains[:, :5].any(1), np.where(gains.any(1), 1 / (gains.argmax(1) + 1), 0)], 1).astype(float)
 
-    def of_model(self, model, cuts: Sequence[int] = ()) -> list[np.ndarray] | np.ndarray:
-        """Return the metrics; with `cuts`, those of whole vectors and of vectors cut to each of these sizes."""
-        queries, chunks = encode(model, self.queries, "query"), encode(model, self.corpus.values())
-        found = [self.metrics(queries @ chunks.T)]
-        for size in cuts:
-            parts = [
-                each[:, :size] / np.linalg.norm(each[:, :size], axis=1, keepdims=True) for each in (queries, chunks)
-            ]
-            found.append(self.metrics(parts[0] @ parts[1].T))
-        return found if cuts else found[0]
+    def of_model(self, model) -> np.ndarray:
+        return self.of_cuts(model, ())[0]
+
+    def of_cuts(self, model, cuts: Sequence[int]) -> list[np.ndarray]:
+        """Return the metrics of whole vectors, then of vectors cut to each of these sizes."""
+        whole = [encode(model, self.queries, "query"), encode(model, self.corpus.values())]
+        parts = [whole, *([unit(vectors[:, :size]) for vectors in whole] for size in cuts)]
+        return [self.metrics(queries @ chunks.T) for queries, chunks in parts]
 
     def of_bm25(self) -> np.ndarray:
         return self.metrics(BM25Index(list(self.corpus.values())).scores(self.queries))
@@ -159,8 +157,7 @@ def main() -> int:
 
 def report(judge: Judge, recipes: Sequence[dict]) -> None:
     cuts = sorted({size for changes in recipes for size in changes.get("cuts", ())}, reverse=True)
-    shipped = load_model(DEFAULT_MODEL)
-    base, *cut = judge.of_model(shipped, cuts) if cuts else [judge.of_model(shipped)]
+    base, *cut = judge.of_cuts(load_model(DEFAULT_MODEL), cuts)
     print(row(judge, "base as shipped", "", base, base, 0))
     for size, found in zip(cuts, cut, strict=True):
         print(row(judge, f"base as shipped, cut to {size}", "", found, base, 0))
@@ -170,7 +167,7 @@ def report(judge: Judge, recipes: Sequence[dict]) -> None:
         sizes = changes.get("cuts", ())
         model, number = trained(judge, **{key: value for key, value in changes.items() if key != "cuts"})
         seconds = time.monotonic() - start
-        whole, *cut = judge.of_model(model, sizes) if sizes else [judge.of_model(model)]
+        whole, *cut = judge.of_cuts(model, sizes)
         general = check_forgetting(load_model(DEFAULT_MODEL), model).table.iloc[0]
         change = f"{general.difference:+.3f} ({general.low:.3f} to {general.high:.3f})"
         print(row(judge, json.dumps(changes), number, whole, base, seconds, change), flush=True)

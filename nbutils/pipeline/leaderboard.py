@@ -107,8 +107,8 @@ def compare_runs(
     return Leaderboard(table, pd.DataFrame(left_out, columns=["run", "step", "reason"]), metric, differing)
 
 
-def story(steps: Mapping[str, str], outputs: str | Path | None = None, question_set: str = "gold") -> "pd.DataFrame":
-    """Return the hit rate@5 of each step on the same questions, with the interval of its paired difference from the first.
+def story(steps: Mapping[str, str], outputs: str | Path | None = None) -> "pd.DataFrame":
+    """Return each step's hit rate@5 on the same gold questions, with the interval of its paired difference from the first.
 
     Args:
         steps: a step in words -> "run/system", such as "tutorial/fine-tuned on all". Steps that were not run, or were
