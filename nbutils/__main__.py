@@ -6,9 +6,12 @@ import itertools
 import logging
 import signal
 import sys
+from pathlib import Path
+from textwrap import shorten
 from typing import NoReturn
 
 from nbutils.core import UserError
+from nbutils.corpus.files import find_files
 from nbutils.pipeline.parameters import all_parameters, check_name, notebooks_folder, read_profile
 
 _say = functools.partial(print, flush=True)
@@ -83,8 +86,7 @@ def run(options: argparse.Namespace) -> int:
         ran = f"nbutils: the notebook as far as it ran: {result.folder / result.failed_step}.ipynb"
         print(f"nbutils: {result.failed_step}: {result.error}\n{ran}", file=sys.stderr)
         return 1
-    if result.metrics is not None:
-        print("\n" + result.metrics.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    print("\n" + result.metrics.to_string(index=False, float_format="{:.3f}".format))
     print(f"\nReport: {result.report}")
     return 0
 
@@ -92,20 +94,19 @@ def run(options: argparse.Namespace) -> int:
 def batch(options: argparse.Namespace) -> int:
     """Run a plan and say what failed."""
     from nbutils.pipeline.batch import run_batch
-    from nbutils.pipeline.plan import default_name, left_out, read_plan
+    from nbutils.pipeline.plan import default_name, read_plan
 
-    name = check_name(options.name or default_name(options.plan))
+    name, passed_over = check_name(options.name or default_name(options.plan)), []
     plan = read_plan(
         options.plan, hold_out=options.hold_out, parameters=collect(options.parameters), profile=options.profile,
         prefix=f"{options.name}." if options.name else "",
     )  # fmt: skip
-    if unread := left_out(options.plan):
-        shown = ", ".join(unread[:5]) + (f" and {len(unread) - 5} more" if len(unread) > 5 else "")
-        print(f"nbutils: left out, because they cannot be read: {shown}", file=sys.stderr)
-    done = run_batch(
-        plan, name, jobs=options.jobs, timeout=options.timeout, memory=options.memory, dask=options.dask,
-        say=_say,
-    )  # fmt: skip
+    if Path(options.plan).is_dir():
+        find_files(options.plan, passed_over=passed_over)
+    if passed_over:
+        print(f"nbutils: passed over: {shorten(', '.join(passed_over), 300)}", file=sys.stderr)
+    limits = {each: getattr(options, each) for each in ("jobs", "timeout", "memory", "dask")}
+    done = run_batch(plan, name, **limits, say=_say)
     print(f"\n{len(done.names('done'))} of {len(done.outcomes)} runs are done. Record: {done.path}")
     for failed in done.names("failed"):
         outcome = done.outcomes[failed]

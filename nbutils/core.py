@@ -50,16 +50,12 @@ _FULL = re.compile("no space left|disk is full|disk full|quota exceeded|file too
 
 def cannot_write(path: str | Path, error: BaseException) -> UserError:
     """Return the UserError that says why a path cannot be written, and what to do."""
-    reason = first_line(error) if not isinstance(error, OSError) else error.strerror or first_line(error)
-    broken = [each for each in (Path(path), *Path(path).parents) if each.is_symlink() and not os.path.exists(each)]
+    reason = getattr(error, "strerror", None) or first_line(error)
+    advice = "Name a place that you may write to."
+    for link in (each for each in (Path(path), *Path(path).parents) if each.is_symlink() and not os.path.exists(each)):
+        advice = f"{link} is a link to {os.readlink(link)}, which is not there: make that, or remove the link."
     if _FULL.search(str(error)):
         advice = "Free some space, or name a folder on another disk."
-    elif broken:
-        advice = (
-            f"{broken[-1]} is a link to {os.readlink(broken[-1])}, which is not there: make that, or remove the link."
-        )
-    else:
-        advice = "Name a place that you may write to."
     return UserError(f"Cannot write {path}: {reason}. {advice}")
 
 
@@ -67,9 +63,8 @@ def cannot_write(path: str | Path, error: BaseException) -> UserError:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` when the block ends without an error.
 
-    The block may write a file or make a folder there. After an error, or where the block makes nothing, whatever stood
-    at `path` before still does. A link stays a link: what it points to is replaced. Errors of the block itself pass
-    through unchanged, unless the disk is full.
+    The block may write a file or make a folder there. After an error whatever stood at `path` before still does. A link
+    stays a link: what it points to is replaced. Errors of the block itself pass through, unless the disk is full.
 
     Raises:
         UserError: the folder cannot be written, the disk is full, a file would replace a folder, or the block made
@@ -113,12 +108,9 @@ def _put(workspace: Path, target: Path, path: Path) -> None:
 
 
 def write_atomic(path: str | Path, data: str | bytes) -> Path:
-    """Write `data` to `path` whole or not at all and return the path.
+    """Write `data` to `path` whole or not at all and return the path; a UserError says why it cannot be written.
 
     Text that is no Unicode (a file name in another encoding) is written as an escape, which JSON reads back.
-
-    Raises:
-        UserError: the folder cannot be written, or the disk is full.
     """
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
@@ -153,10 +145,8 @@ def lock(path: str | Path, *, wait: float = -1, busy: str = "", optional: bool =
             if not optional and (isinstance(error, kinds) or _FULL.search(str(error))):
                 raise cannot_write(path, error) from error
             if not optional:
-                warnings.warn(
-                    f"{path.parent} has no file locks ({first_line(error)}): do not run two processes on it at once.",
-                    stacklevel=3,
-                )
+                missing = f"{path.parent} has no file locks ({first_line(error)})"
+                warnings.warn(f"{missing}: do not run two processes on it at once.", stacklevel=3)
         yield
 
 
@@ -164,10 +154,10 @@ def remember(folder: str | Path | None, key: str, make: Callable[[], Any]) -> An
     """Return what `make` returned for this key before, in any process; call it once and keep its JSON otherwise.
 
     Processes that want the same key at the same time wait for the one that makes it. An error keeps nothing. A folder
-    that cannot be written to is not used.
+    that cannot be written to, or None, is not used.
 
     Args:
-        folder: where files are kept; None calls `make`.
+        folder: where files are kept.
         key: letters, digits and `-`; must follow from all that the value depends on.
         make: returns a value that JSON can hold.
     """
@@ -186,10 +176,9 @@ def remember(folder: str | Path | None, key: str, make: Callable[[], Any]) -> An
 @functools.cache
 def project_folder() -> Path:
     """Return the folder that holds notebooks/ and data/: the checkout, or what an installed wheel brought along."""
-    checkout, *above = Path(__file__).resolve().parents[1:]
-    installed = [folder / "share" / "nbutils" for folder in (checkout, *above)]  # --prefix, --user, --target, a venv
-    found = [folder for folder in (checkout, *installed) if (folder / "notebooks").is_dir()]
-    return found[0] if found else checkout
+    above = Path(__file__).resolve().parents[1:]
+    installed = [folder / "share" / "nbutils" for folder in above]  # --prefix, --user, --target, a venv
+    return next((folder for folder in (above[0], *installed) if (folder / "notebooks").is_dir()), above[0])
 
 
 def is_checkout() -> bool:
@@ -209,10 +198,7 @@ def cache_folder() -> Path:
 
 
 def database_path(folder: str | Path, name: str) -> Path:
-    """Return where an SQLite database of this name lies in a folder that several machines may share.
-
-    SQLite must not be written by two machines over a network file system, so there each machine has its own file.
-    """
+    """Return where an SQLite database of this name lies; on a network file system, each machine has its own."""
     import psutil
 
     folder, kind = Path(folder).resolve(), ""
@@ -228,9 +214,7 @@ def download_folder() -> Path:
     return project_folder() / "data" / "downloads" if is_checkout() else cache_folder() / "downloads"
 
 
-def progress(
-    iterable=None, *, total: int | None = None, desc: str = "", unit: str = "it", disable: bool = False, **options
-):
+def progress(iterable=None, *, disable: bool = False, **options):
     """Return a tqdm bar: a widget in a notebook, a line in a terminal, nothing where output goes to a file.
 
     In a notebook that `nbutils run` executes, the bar goes to the terminal named by $NBUTILS_PROGRESS.
@@ -238,11 +222,10 @@ def progress(
     from tqdm import tqdm as plain
     from tqdm.auto import tqdm
 
-    shown = {"total": total, "desc": desc, "unit": unit, "leave": False}
     if target := os.environ.get("NBUTILS_PROGRESS"):
-        return plain(iterable, **shown, disable=disable or target == os.devnull, file=_terminal(target), **options)
-    quiet = disable or not (in_notebook() or os.isatty(2))
-    return tqdm(iterable, **shown, disable=quiet, **options)
+        file = {"file": _terminal(target), "disable": disable or target == os.devnull}
+        return plain(iterable, leave=False, **file, **options)
+    return tqdm(iterable, leave=False, disable=disable or not (in_notebook() or os.isatty(2)), **options)
 
 
 @functools.cache

@@ -49,7 +49,7 @@ with open(run.path("results", "differences.csv"), "w") as file:
     csv.writer(file).writerows([columns] + [
         ["synthetic", system, "base", metric, value - 0.5, value - 0.55, value - 0.45, 0.01, 0.02, 20]
         for (system, value), metric in itertools.product(systems.items(), metrics) if system != "base"])
-run.path("results", "results.json").write_text("{}")
+run.path("results", "results.json").write_text('{"base": "base", "decisive": "synthetic"}')
 print("The verdict: it forgot what it knew.")
 if run.path("train_corpus.json").read_text() == "forget": raise UserError("The fine-tuned model forgot too much.")
 """,

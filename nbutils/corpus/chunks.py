@@ -33,7 +33,6 @@ def load_corpus(
     left_out: list[str] | None = None,
     passed_over: list[str] | None = None,
     download_folder: str | Path | None = None,
-    max_megabytes: float = 200,
     cache: str | Path | None = None,
     header: str | Sequence[str] = (),
     **splitter_options,
@@ -43,8 +42,7 @@ def load_corpus(
     Drop-in for the function of the same name in LlamaIndex's "Finetune Embeddings" walkthrough.
 
     Args:
-        files: one or more paths, folders (searched with their subfolders), globs, or http(s) URLs of PDF, TXT, MD,
-            HTML or DOCX files.
+        files: one or more paths, folders, globs, or http(s) URLs of PDF, TXT, MD, HTML or DOCX files.
         verbose: print what was loaded and parsed.
         chunk_size: most tokens of a chunk's text, counted by LlamaIndex's tokenizer (gpt-3.5-turbo's). Unlike in
             the walkthrough the metadata does not count: it is not embedded.
@@ -54,16 +52,15 @@ def load_corpus(
         left_out: a list to which is added why files and pages were left out, without their folders.
         passed_over: a list to which the names of hidden files, lock files and files of other types in folders are added.
         download_folder: where files from URLs are kept; default is `core.download_folder()`.
-        max_megabytes: refuse larger downloads.
-        cache: a folder that keeps what was read and split, by content and settings, for other runs; default is none.
+        cache: a folder that keeps what was read and split for other runs; default is none.
         header: what stands before a chunk where it is embedded: "file", "title", "section", or several of them in order.
         splitter_options: further arguments of `llama_index.core.node_parser.SentenceSplitter`.
 
     Returns:
-        Chunks in reading order; a chunk never spans two pages of a PDF. `id_` derives from the text, so it is the same
-        on every run and machine. `metadata` holds `file_name` and, for PDFs, `page` (counted from 1) and `page_label`;
-        `title` and `section` where they are known; and `header` where one was asked for, such as "10-K 2022 acme ·
-        Liquidity". The header is no part of the text: `get_content(MetadataMode.EMBED)` returns it with the text below.
+        Chunks in reading order; a chunk never spans two pages of a PDF. `id_` derives from the text alone. `metadata`
+        holds `file_name` and, for PDFs, `page` (counted from 1) and `page_label`; `title` and `section` where they are
+        known; and `header` where one was asked for, such as "10-K 2022 acme · Liquidity". The header is no part of the
+        text: `get_content(MetadataMode.EMBED)` returns it with the text below.
 
     Raises:
         UserError: there is nothing to read, no file can be read, or a parameter is out of range.
@@ -73,7 +70,7 @@ def load_corpus(
     if verbose:
         shown = [Path(file).name if Path(file).is_absolute() else str(file) for file in files]  # no home path
         print(f"Loading files {list(map(readable_name, shown))}")
-    pages = _read_files(files, on_unreadable, left_out, passed_over, download_folder, max_megabytes, cache)
+    pages = _read_files(files, on_unreadable, left_out, passed_over, download_folder, cache)
     if verbose:
         empty = sum(not text for text, _, _ in pages)
         print(f"Loaded {len(pages)} docs" + (f" ({empty} without text)" if empty else ""))
@@ -100,17 +97,15 @@ def load_documents(files: Files, **reading) -> "list[Document]":
     """
     from llama_index.core.schema import Document
 
-    return [
-        Document(
-            id_=source_id(metadata), text=text, metadata=metadata,
-            excluded_embed_metadata_keys=list(metadata), excluded_llm_metadata_keys=["page"],
-        )
-        for text, metadata, _ in _read_files(files, **reading)
-    ]  # fmt: skip
+    documents = []
+    for text, metadata, _ in _read_files(files, **reading):
+        hidden = {"excluded_embed_metadata_keys": list(metadata), "excluded_llm_metadata_keys": ["page"]}
+        documents.append(Document(id_=source_id(metadata), text=text, metadata=metadata, **hidden))
+    return documents
 
 
 def _read_files(
-    files, on_unreadable="skip", left_out=None, passed_over=None, download_folder=None, max_megabytes=200, cache=None
+    files, on_unreadable="skip", left_out=None, passed_over=None, download_folder=None, cache=None
 ) -> list[tuple[str, dict, list]]:
     """Return text, metadata and sections of each page; the arguments are those of `load_corpus`."""
     if on_unreadable not in ("skip", "fail"):
@@ -118,11 +113,12 @@ def _read_files(
     sources = find_files(files, passed_over=passed_over)
     found, bad, damaged = [], [], []
     for source, name in progress(list(zip(sources, short_names(sources), strict=True)), desc="Reading", unit="file"):
+        is_address = isinstance(source, str)
         try:
-            path = download(source, download_folder, max_megabytes=max_megabytes) if isinstance(source, str) else source
+            path = download(source, download_folder) if is_address else source
             pages = read_pages(path, cache)
         except UserError as error:
-            bad.append(str(error) if isinstance(source, str) else str(error).replace(str(source), name))
+            bad.append(str(error) if is_address else str(error).replace(str(source), name))
             continue
         found.append((path, pages))
         if lost := [str(metadata["page"]) for text, metadata, _ in pages if text is None]:
@@ -198,10 +194,11 @@ def _tokens() -> Callable[[str], list[int]]:
 
 def check_header(header: str | Sequence[str]) -> list[str]:
     """Return the parts of a chunk's header in a list; a UserError names CHUNK_HEADER where there is no such part."""
-    parts = [part for part in ([header] if isinstance(header, str) else header or ()) if part not in ("", "none")]
-    for part in parts:
-        if part not in ("file", "title", "section"):
-            raise UserError(f"CHUNK_HEADER holds {part!r}; use 'none', 'file', 'title', 'section' or a list of these.")
+    parts = [part for part in ([header] if isinstance(header, str) else header) if part not in ("", "none")]
+    if unknown := [part for part in parts if part not in ("file", "title", "section")]:
+        raise UserError(
+            f"CHUNK_HEADER holds {unknown[0]!r}; use 'none', 'file', 'title', 'section' or a list of these."
+        )
     return parts
 
 
@@ -237,17 +234,17 @@ def _linked(rows: Iterable[tuple[str, str, dict]]) -> "list[TextNode]":
         source = RelatedNodeInfo(node_id=source_id(metadata), node_type=ObjectType.DOCUMENT, metadata=node.metadata)
         node.relationships[NodeRelationship.SOURCE] = source
         if nodes and nodes[-1].ref_doc_id == source.node_id:
-            before = nodes[-1]
-            before.relationships[NodeRelationship.NEXT] = RelatedNodeInfo(node_id=node_id, node_type=ObjectType.TEXT)
-            node.relationships[NodeRelationship.PREVIOUS] = RelatedNodeInfo(
-                node_id=before.id_, node_type=ObjectType.TEXT
+            before, after = (
+                RelatedNodeInfo(node_id=each, node_type=ObjectType.TEXT) for each in (nodes[-1].id_, node_id)
             )
+            nodes[-1].relationships[NodeRelationship.NEXT] = after
+            node.relationships[NodeRelationship.PREVIOUS] = before
         nodes.append(node)
     return nodes
 
 
 def save_corpus(nodes: "Sequence[TextNode]", path: str | Path) -> Path:
-    """Write chunks to a JSON file, a list of `{"id", "text", "metadata"}`; UserError where it cannot be written."""
+    """Write chunks to a JSON file, a list of `{"id", "text", "metadata"}`."""
     rows = [{"id": node.id_, "text": node.text, "metadata": node.metadata} for node in nodes]
     return write_atomic(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
 

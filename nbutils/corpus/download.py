@@ -1,6 +1,7 @@
 """Documents from the web, fetched once and kept."""
 
 import contextlib
+import hashlib
 import os
 import re
 import urllib.parse
@@ -8,8 +9,7 @@ from email.message import Message
 from pathlib import Path
 
 from nbutils.core import UserError, download_folder, progress, write_atomic
-from nbutils.corpus.files import KNOWN, SUFFIXES, local_copy, url_hash
-from nbutils.corpus.read import codec, is_html
+from nbutils.corpus.read import KNOWN, SUFFIXES, codec, is_html
 
 CONTENT_TYPES = {
     "application/pdf": ".pdf",
@@ -25,6 +25,26 @@ _SHARE_PAGES = re.compile(
     r"|github\.com/[^/]+/[^/]+/blob|(www\.)?icloud\.com|we\.tl|wetransfer\.com)(/|$)",
     re.IGNORECASE,
 )
+
+
+def is_url(name: str | Path) -> bool:
+    """Whether a name is an http(s) address."""
+    return bool(re.match(r"https?://", str(name), re.IGNORECASE))
+
+
+def local_copy(source: Path | str, folder: str | Path | None = None) -> Path | None:
+    """Return the file itself, or what was downloaded from a URL before; None where nothing was."""
+    if not is_url(source):
+        return Path(source)
+    folder = Path(folder or download_folder())
+    names = (folder.glob(f"[!.]*-{url_hash(source)}{suffix}") for suffix in SUFFIXES)
+    return next((path for paths in names for path in paths if path.is_file()), None)
+
+
+def url_hash(url: str) -> str:
+    """Return the digest that stands in the name of a downloaded file."""
+    url = urllib.parse.urldefrag(url).url  # no server is told what follows the #
+    return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:10]
 
 
 def download(
@@ -47,8 +67,7 @@ def download(
         max_megabytes: refuse larger files.
         timeout: seconds to wait for a connection, and for each piece of data.
         retries: further tries after a failure that may pass (no connection, status 408, 425, 429 or 5xx).
-        backoff: seconds before the third try (the second is made at once); doubles with each. Retry-After counts, up to
-            a minute.
+        backoff: seconds before the third try; doubles with each. Retry-After counts, up to a minute.
 
     Raises:
         UserError: it cannot be fetched, is too large, is not what the address says, or cannot be written.
@@ -76,8 +95,8 @@ def _fetch(url: str, limit: int, timeout: float, retries: int, backoff: float) -
     )  # fmt: skip
     agent = os.environ.get("NBUTILS_USER_AGENT") or "nbutils"
     with requests.Session() as session:
-        session.mount("https://", HTTPAdapter(max_retries=policy))
-        session.mount("http://", HTTPAdapter(max_retries=policy))
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, HTTPAdapter(max_retries=policy))
         for attempt in range(retries + 1):
             begun = False
             try:
@@ -107,7 +126,7 @@ def _body(response, url: str, limit: int) -> bytes:
             if len(data) > limit:
                 break
     if max(size, len(data)) > limit:
-        raise UserError(f"{url} is larger than {limit / 1e6:g} MB. Raise max_megabytes, or name a smaller file.")
+        raise UserError(f"{url} is larger than {limit / 1e6:g} MB. Download it by hand and name the file.")
     return bytes(data)
 
 
@@ -118,7 +137,7 @@ def _trouble(error: Exception, timeout: float) -> str:
         return "the proxy does not answer. Check the environment variables HTTPS_PROXY and HTTP_PROXY."
     if isinstance(error, exceptions.SSLError):
         return "its certificate is not trusted. Name your organisation's certificates by REQUESTS_CA_BUNDLE."
-    if not isinstance(error, exceptions.RequestException):
+    if not isinstance(error, exceptions.RequestException):  # there is no such file of certificates
         return f"{error}. Check the environment variable REQUESTS_CA_BUNDLE."
     if isinstance(error, exceptions.Timeout) or "Read timed out" in str(error):
         return f"no answer within {timeout:g} seconds. Try again later, or download it by hand and name the file."
@@ -126,7 +145,7 @@ def _trouble(error: Exception, timeout: float) -> str:
 
 
 def _as_utf8(data: bytes, charset: str) -> bytes:
-    """Return a text as UTF-8, so that the encoding the server names is not forgotten; unchanged where it is not that."""
+    """Return a text as UTF-8; unchanged where it is not in the encoding that the server names."""
     for encoding in ("utf-8", codec(charset)):
         with contextlib.suppress(UnicodeDecodeError, LookupError):
             return data.decode(encoding).encode()

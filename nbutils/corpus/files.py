@@ -4,48 +4,36 @@ import fnmatch
 import glob
 import hashlib
 import os
-import re
 import unicodedata
 import urllib.parse
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from nbutils import core
 from nbutils.core import UserError, outputs_root, project_folder
+from nbutils.corpus.download import is_url, local_copy
+from nbutils.corpus.read import KNOWN, SUFFIXES
 
 Files = str | Path | Iterable[str | Path]
-
-SUFFIXES = (".pdf", ".txt", ".text", ".md", ".markdown", ".html", ".htm", ".docx")
-KNOWN = "PDF, TXT, MD, HTML or DOCX"
-
-
-def is_url(name: str | Path) -> bool:
-    """Whether a name is an http(s) address."""
-    return bool(re.match(r"https?://", str(name), re.IGNORECASE))
 
 
 def resolve(name: str | Path, base: str | Path | None = None) -> str:
     """Return a path or glob as given if it exists, else as seen from the project's folder; a URL as it is.
 
-    Args:
-        name: a path, a URL, or a glob (one that begins with a pattern is never looked for in the project's folder).
-        base: a folder that relative names are tried in first, such as that of a plan.
-
-    Raises:
-        UserError: an empty name, or `**` inside a folder's name.
+    Relative names are tried in the folder `base` first. A glob that begins with a pattern is never looked for in the
+    project's folder. A UserError tells of an empty name, or of `**` inside a folder's name.
     """
     text = str(name) if os.path.lexists(name) else str(name).strip()
     if not text:
         raise UserError("A file name is empty. Name a file, folder, glob or URL.")
-    if is_url(text) or "://" in text:
+    if "://" in text:
         return text
     for part in Path(text).parts:
         if "**" in part and part != "**":
             raise UserError(f"In {text}, '**' must stand alone between slashes, as in 'reports/**/*.pdf'.")
     path = Path(os.path.expanduser(text))
     project = [] if glob.has_magic(str(path).split(os.sep)[0]) else [project_folder()]
-    for folder in (*([Path(base)] if base else []), Path(), *project):
+    for folder in (Path(base or ""), Path(), *project):
         if next(_matches(folder / path), None):
             return str(folder / path)
     return str(path)
@@ -81,12 +69,8 @@ def _below(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
 def find_files(files: Files, *, passed_over: list[str] | None = None) -> list[Path | str]:
     """Return the files that paths, folders, globs and URLs stand for, each once: paths, and URLs as strings.
 
-    The files of a folder or glob come sorted by path. Folders are searched with their subfolders, linked ones too.
-    Hidden files, lock files of word processors (`~$…`) and other types in them are passed over.
-
-    Args:
-        files: one or more names.
-        passed_over: a list to which the names of files that were passed over are added.
+    The files of a folder or glob come sorted by path, those of subfolders and linked folders too. Hidden files, lock files
+    of word processors (`~$…`) and other types in them are passed over; their names are added to the list `passed_over`.
 
     Raises:
         UserError: a path that does not exist, a folder or glob without a file that can be read, or another file type.
@@ -105,7 +89,7 @@ def _expand(item: str | Path, passed_over: list[str]) -> list[Path | str]:
     text = resolve(item)
     if is_url(text):
         return [urllib.parse.urldefrag(text).url]
-    if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
+    if "://" in text:
         raise UserError(f"Cannot fetch {text}: only http(s):// addresses work. Download it and name the file.")
     matches = list(_matches(Path(text)))
     is_literal = os.path.exists(text) or not glob.has_magic(text)
@@ -118,10 +102,9 @@ def _expand(item: str | Path, passed_over: list[str]) -> list[Path | str]:
     inside = [file for path in matches for file in (_walk(path) if path.is_dir() else [path])]
     readable = [file for file in inside if file.suffix.lower() in SUFFIXES and not file.name.startswith((".", "~$"))]
     passed_over += sorted(file.name for file in {*inside} - {*readable})
-    if is_literal and not readable:
-        raise UserError(f"The folder {item} holds no {KNOWN} file. Put your files there or name another folder.")
     if not readable:
-        raise UserError(f"No {KNOWN} file matches {item}. Relative paths start at {Path.cwd()}.")
+        what = f"The folder {item} holds no {KNOWN} file" if is_literal else f"No {KNOWN} file matches {item}"
+        raise UserError(f"{what}. Put your files there or name others; relative paths start at {Path.cwd()}.")
     return sorted(readable, key=lambda path: path.parts)
 
 
@@ -131,10 +114,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _folders(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Yield a folder and those below it, but hidden ones and that of all runs, whose files are no documents.
-
-    A link is followed unless it leads back to a folder above it.
-    """
+    """Yield a folder and those below it, but hidden ones, that of all runs, and links to a folder above."""
     real = os.path.realpath(folder)
     if real not in above:
         yield folder
@@ -172,21 +152,6 @@ def short_names(sources: Sequence[Path | str]) -> list[str]:
     return list(map(readable_name, names))
 
 
-def local_copy(source: Path | str, folder: str | Path | None = None) -> Path | None:
-    """Return the file itself, or what was downloaded from a URL before; None where nothing was."""
-    if not is_url(source):
-        return Path(source)
-    folder = Path(folder or core.download_folder())
-    names = (folder.glob(f"[!.]*-{url_hash(source)}{suffix}") for suffix in SUFFIXES)
-    return next((path for paths in names for path in paths if path.is_file()), None)
-
-
-def url_hash(url: str) -> str:
-    """Return the digest that stands in the name of a downloaded file."""
-    url = urllib.parse.urldefrag(url).url  # no server is told what follows the #
-    return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:10]
-
-
 def _digest(path: Path) -> str:
     try:
         with path.open("rb") as file:
@@ -213,23 +178,17 @@ def _files_hash(value: "str | Path | Iterable[str | Path]") -> str:
 
 
 def check_disjoint(train_files: Files, val_files: Files, *, download_folder: str | Path | None = None) -> None:
-    """Refuse a file that is given for training and for validation, be it under two names.
+    """Refuse, by a UserError, a file that is given for training and for validation, be it under two names.
 
     The arguments are those of `load_corpus`; there may be no `val_files`. URLs are compared by address, and by content
     where both were downloaded before.
-
-    Raises:
-        UserError: the same file stands in both, naming it as given in each.
     """
     known = {key: source for source in find_files(train_files) for key in _identities(source, download_folder)}
     for source in find_files(val_files) if val_files else ():
-        for key in _identities(source, download_folder):
-            if key in known:
-                same = f"{known[key]}" if known[key] == source else f"{known[key]} and {source}"
-                raise UserError(
-                    f"The same file is given for training and for validation: {same}. "
-                    "Name different files, or split one document with split_corpus."
-                )
+        if same := [known[key] for key in _identities(source, download_folder) if key in known]:
+            names = " and ".join(dict.fromkeys(map(str, [same[0], source])))
+            advice = "Name different files, or split one document with split_corpus."
+            raise UserError(f"The same file is given for training and for validation: {names}. {advice}")
 
 
 def _identities(source: Path | str, folder: str | Path | None) -> list[str]:

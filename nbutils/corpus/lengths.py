@@ -18,21 +18,15 @@ def chunk_lengths(nodes: "Sequence[TextNode]", tokenizer) -> "pd.Series":
     """
     import pandas as pd
 
-    tokenizer = _tokenizer(tokenizer)
-    tokens = tokenizer(
-        [node.text for node in nodes], add_special_tokens=False, truncation=False, padding=False, verbose=False,
-        return_attention_mask=False, return_token_type_ids=False,
-    )["input_ids"] if nodes else []  # fmt: skip
+    texts, tokenizer = [node.text for node in nodes], _tokenizer(tokenizer)
+    tokens = tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"] if texts else []
     return pd.Series([len(ids) for ids in tokens], index=[node.id_ for node in nodes], name="tokens", dtype="int64")
 
 
 def corpus_summary(nodes: "Sequence[TextNode]", tokenizer, max_seq_length: int) -> "pd.DataFrame":
     """Count what is in a corpus, and what a model that reads `max_seq_length` tokens will not see of it.
 
-    Args:
-        nodes: the chunks.
-        tokenizer: as for `chunk_lengths`.
-        max_seq_length: tokens the model reads of a text, its special tokens among them.
+    The tokenizer is as for `chunk_lengths`; special tokens count in `max_seq_length`.
 
     Returns:
         One row per file and a last row "all": `pages`, `chunks`, `words`, `tokens`, `longest_chunk` (tokens),

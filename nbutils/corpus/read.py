@@ -13,8 +13,9 @@ from pathlib import Path
 
 from nbutils.core import UserError, content_hash, first_line, remember
 from nbutils.corpus import outline
-from nbutils.corpus.files import KNOWN
 
+SUFFIXES = (".pdf", ".txt", ".text", ".md", ".markdown", ".html", ".htm", ".docx")
+KNOWN = "PDF, TXT, MD, HTML or DOCX"
 Page = tuple[str | None, dict, list[outline.Section]]  # text (None where the page is damaged), metadata, sections
 
 

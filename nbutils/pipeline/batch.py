@@ -5,10 +5,9 @@ Dask's LocalCluster would not do for this machine: it limits neither time nor wh
 
 import concurrent.futures
 import contextlib
-import datetime
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -20,17 +19,9 @@ from nbutils.pipeline.run import is_done, now
 from nbutils.pipeline.worker import Outcome, memory_gib, run_one, stage
 
 
-@dataclass
+@dataclasses.dataclass
 class Batch:
-    """A batch and its record, outputs/batches/<name>.json.
-
-    Args:
-        name: of the batch.
-        path: of the record.
-        outcomes: a run's outcome by its name, in the plan's order.
-        started: UTC.
-        finished: UTC, or None.
-    """
+    """A batch and its record, the file `path`: each run's outcome by its name, in the plan's order; times in UTC."""
 
     name: str
     path: Path
@@ -53,19 +44,14 @@ def batch_path(name: str, outputs: str | Path | None = None) -> Path:
 
 
 def read_batch(name: str, outputs: str | Path | None = None) -> Batch:
-    """Read the record of a batch.
-
-    Raises:
-        UserError: there is none of that name, or it is damaged.
-    """
+    """Read the record of a batch; a UserError names those there are where it cannot be read."""
     path = batch_path(name, outputs)
     try:
         return TypeAdapter(Batch).validate_python(json.loads(path.read_text(encoding="utf-8")) | {"path": path})
-    except OSError as error:
+    except (OSError, TypeError, ValueError) as error:
         known = ", ".join(sorted(each.stem for each in path.parent.glob("*.json"))) or "none yet"
-        raise UserError(f"There is no batch {name}. There are: {known}.") from error
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged. Delete it and start the batch again; finished runs are kept.") from error
+        advice = "Start it, again if its record is damaged: finished runs are kept."
+        raise UserError(f"There is no batch {name} that can be read. {advice} There are: {known}.") from error
 
 
 def run_batch(
@@ -92,9 +78,6 @@ def run_batch(
             folder. A run whose worker dies is done by another one and continues where it was.
         say: receives each line of progress; on a terminal there is a live bar too.
 
-    Returns:
-        What came of each run.
-
     Raises:
         UserError: an argument that cannot be, a finished run of another batch would be replaced, the batch is being
             run already, or the scheduler does not answer.
@@ -113,6 +96,8 @@ def run_batch(
         batch = Batch(name, path, _known_outcomes(plan, name, root), now())
         batch.save()
         todo = [planned for planned in plan.values() if batch.outcomes[planned.name].status != "done"]
+        for planned in todo:
+            _log(root, planned.name).unlink(missing_ok=True)  # a log tells that a run has begun
         ready = len(plan) - len(todo)
         with _engine(jobs, dask) as engine, progress(total=len(plan), initial=ready, desc=name, unit="run") as bar:
             say = say if bar.disable else bar.write
@@ -132,14 +117,12 @@ def run_batch(
 
 def _known_outcomes(plan: Mapping[str, PlannedRun], name: str, root: Path) -> dict[str, Outcome]:
     """Return the outcome of each run before anything is started: done where it is up to date."""
-    earlier = _outcomes_of(name, root)
-    outcomes = {}
-    for planned in plan.values():
-        outcome, kept = Outcome(planned.name, parameters=planned.parameters), earlier.get(planned.name)
-        if is_done(planned.name, planned.parameters, outputs=root):
-            outcome = kept if kept and kept.status == "done" else outcome
-            outcome.status, outcome.parameters = "done", planned.parameters
-        outcomes[planned.name] = outcome
+    earlier, outcomes = _outcomes_of(name, root), {}
+    for run, planned in plan.items():
+        outcomes[run] = Outcome(run, parameters=planned.parameters)
+        if is_done(run, planned.parameters, outputs=root):
+            kept = earlier[run] if run in earlier and earlier[run].status == "done" else outcomes[run]
+            outcomes[run] = dataclasses.replace(kept, status="done", parameters=planned.parameters)
     return outcomes
 
 
@@ -179,25 +162,21 @@ def _follow(batch: Batch, futures: dict[concurrent.futures.Future, PlannedRun], 
             over = len(batch.names("done") + batch.names("failed"))
             how = "done" if outcome.status == "done" else f"failed: {outcome.error}"
             say(f"{now()}  {over}/{len(batch.outcomes)}  {planned.name}, {outcome.seconds or 0:.0f} s: {how}")
-        running = [name for name in batch.names("waiting") if _has_begun(root / name, batch.started)]
+        running = [name for name in batch.names("waiting") if _log(root, name).exists()]
         stages = ", ".join(" ".join((name, *stage(root / name))).strip() for name in running)
         bar.set_postfix_str(f"{len(batch.names('failed'))} failed; {stages}")
 
 
-def _has_begun(folder: Path, since: str) -> bool:
-    """Whether a run of a batch that started at `since` has begun."""
-    with contextlib.suppress(OSError):
-        return (folder / "log.txt").stat().st_mtime >= datetime.datetime.fromisoformat(since).timestamp()
-    return False
+def _log(root: Path, name: str) -> Path:
+    return root / name / "log.txt"
 
 
 def _stop(batch: Batch, futures: dict[concurrent.futures.Future, PlannedRun], root: Path) -> None:
     """Cancel what has not begun; tell what has, also on other machines, to end, by a file in its folder."""
     for future, planned in futures.items():
-        folder = root / planned.name
-        if not future.done() and not (future.cancel() and not _has_begun(folder, batch.started)):
-            folder.mkdir(exist_ok=True)  # Dask calls cancelled what goes on in a worker
-            (folder / ".stop").touch()
+        if not future.done() and (not future.cancel() or _log(root, planned.name).exists()):
+            (root / planned.name).mkdir(exist_ok=True)  # Dask calls cancelled what goes on in a worker
+            (root / planned.name / ".stop").touch()
     batch.save()
 
 

@@ -14,18 +14,9 @@ if TYPE_CHECKING:
 def estimate(
     name: str = "tutorial", parameters: Mapping[str, Any] | None = None, *, profile: str | Path | None = None
 ) -> "pd.DataFrame":
-    """Return what the questions of a run would take, without asking anything.
+    """Return the table of `nbutils.questions.estimate.estimate_questions` for a run's training and validation.
 
-    Args:
-        name: the run; answers that its store holds already cost nothing.
-        parameters: values by parameter name; they win over the profile's.
-        profile: a name in notebooks/profiles or a YAML file.
-
-    Returns:
-        The table of `nbutils.questions.estimate.estimate_questions` for training and validation.
-
-    Raises:
-        UserError: a wrong parameter, or a file that cannot be read.
+    Arguments and errors are those of `nbutils.pipeline.run.run`. Answers that the run's store holds already cost nothing.
     """
     from nbutils.corpus.chunks import load_corpus
     from nbutils.corpus.split import split_corpus

@@ -29,9 +29,8 @@ class Leaderboard:
 
     Args:
         table: one row per question set and run, best lift first: `question_set`, `run`, `questions`, `base`, `fine-tuned`
-            (the metric's values), `lift` with its 95 % interval `low`, `high` and its `p`, `best` (system and value of
-            the best row), `minutes` of all steps, `calls` and `cost` of the questions, `verdict`, and a column for each
-            parameter that is not the same in all runs.
+            (the metric's values), `lift` with its 95 % interval `low`, `high` and its `p`, `best` (system and value),
+            `minutes` of all steps, `calls` and `cost` of the questions, `verdict`, and the parameters that differ.
         left_out: one row per run without results: `run`, `step` and `reason`.
         metric: the measure that `base`, `fine-tuned` and `lift` are in.
         differing: names of the parameters that differ.
@@ -51,18 +50,14 @@ class Leaderboard:
     def to_text(self) -> str:
         """Return the table and what was left out, for a terminal."""
         shown = self.shown()[["questions", "base", "fine-tuned", "lift", "minutes", *self.differing]]
-        text = f"{self.metric}\n{shown.to_string()}"
-        if len(self.left_out):
-            text += "\n\nLeft out:\n" + _reasons(self.left_out.to_dict("records"))
-        return text
+        reasons = "\n\nLeft out:\n" + _reasons(self.left_out) if len(self.left_out) else ""
+        return f"{self.metric}\n{shown.to_string()}{reasons}"
 
 
 def compare_runs(
     names: Sequence[str] = (), *, batch: str = "", outputs: str | Path | None = None, metric: str = "mrr@10"
 ) -> Leaderboard:
-    """Read the results of runs and compare them.
-
-    Scores over different documents can't be compared; lifts over the same base model can.
+    """Read the results of runs and compare them: over different documents not scores, but lifts over the same base model.
 
     Args:
         names: the runs; default is all of `batch`, or all in the outputs folder.
@@ -76,39 +71,36 @@ def compare_runs(
     import pandas as pd
 
     root = Path(outputs or outputs_root())
-    names = list(names) or (list(read_batch(batch, root).outcomes) if batch else [])
-    names = names or sorted(each.parent.name for each in root.glob("*/run.json"))
+    names = names or (
+        read_batch(batch, root).outcomes if batch else sorted(file.parent.name for file in root.glob("*/run.json"))
+    )
     rows, left_out, parameters = [], [], {}
-    for name in names:
-        if not (root / check_name(name) / "run.json").exists():
-            if not batch:
-                raise UserError(f"There is no run {name} in {root.name}/. `nbutils run --name {name}` makes it.")
-            left_out.append({"run": name, "step": "", "reason": "not started"})
-            continue
+    for name in map(check_name, names):
         run = Run(name, root)
         record = run.read()
-        begun = [step.name for step in CHAIN if step.name in record.get("steps", {})]
-        if not begun:
+        if not record and not batch:
+            raise UserError(f"There is no run {name} in {root.name}/. `nbutils run --name {name}` makes it.")
+        begun = ["no step", *(step.name for step in CHAIN if step.name in record.get("steps", {}))]
+        if record and len(begun) == 1:
             continue  # another leaderboard
-        found = trouble(CHAIN, record)
-        if found or not (run.folder / "results" / "differences.csv").exists():
-            step, reason = found or (begun[-1], "not finished")
-            left_out.append({"run": name, "step": step, "reason": reason})
+        if (found := trouble(CHAIN, record)) or not (run.folder / "results" / "differences.csv").exists():
+            left_out.append((name, *(found or (begun[-1], "not finished"))))
             continue
         rows.append(_rows(run, record, metric))
         parameters[name] = _parameters(record)
+    skipped = pd.DataFrame(left_out, columns=["run", "step", "reason"])
     if not rows:
         text = f"No run in {root.name}/ has results yet. Run notebooks 01 to 04, or `nbutils run`, first."
-        raise UserError("\n".join([text, *([_reasons(left_out)] if left_out else [])]))
+        raise UserError(f"{text}\n{_reasons(skipped)}".strip())
     settings = pd.DataFrame(parameters.values(), index=list(parameters)).astype(object)
     differing = [name for name in settings if settings[name].map(str).nunique() > 1]
     table = pd.concat(rows).rename_axis(columns=None).join(settings[differing], on="run")
     table = table.sort_values(["question_set", "lift"], ascending=[True, False], ignore_index=True)
-    return Leaderboard(table, pd.DataFrame(left_out, columns=["run", "step", "reason"]), metric, differing)
+    return Leaderboard(table, skipped, metric, differing)
 
 
 def story(steps: Mapping[str, str], outputs: str | Path | None = None) -> "pd.DataFrame":
-    """Return each step's hit rate@5 on the same gold questions, with the interval of its paired difference from the first.
+    """Return each step's hit rate@5 on the same gold questions, for `plots.figures.plot_story`.
 
     Args:
         steps: a step in words -> "run/system", such as "tutorial/fine-tuned on all". Steps that were not run, or were
@@ -116,8 +108,8 @@ def story(steps: Mapping[str, str], outputs: str | Path | None = None) -> "pd.Da
         outputs: folder of the runs; default is `outputs_root()`.
 
     Returns:
-        Rows for `plots.figures.plot_story`: `name`, `score`, and `low` and `high`, the first step's score plus the ends of
-        the 95 % interval of the difference (NaN for the first step).
+        Rows of `name`, `score`, and `low` and `high`, the first step's score plus the ends of the 95 % interval of the
+        paired difference (NaN for the first step).
     """
     import pandas as pd
 
@@ -140,8 +132,8 @@ def story(steps: Mapping[str, str], outputs: str | Path | None = None) -> "pd.Da
     return pd.DataFrame(rows, columns=["name", "score", "low", "high"])
 
 
-def _reasons(left_out: Sequence[dict]) -> str:
-    return "\n".join(f"  {row['run']}, {row['step'] or 'no step'}: {row['reason']}" for row in left_out)
+def _reasons(left_out: "pd.DataFrame") -> str:
+    return "\n".join(f"  {row.run}, {row.step}: {row.reason}" for row in left_out.itertuples())
 
 
 def _rows(run: Run, record: dict[str, Any], metric: str) -> "pd.DataFrame":
@@ -175,11 +167,12 @@ def _parameters(record: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters of all steps of a run, files by their names alone."""
     values = {}
     for step in CHAIN:
-        values |= record["steps"].get(step.name, {}).get("parameters") or {}
+        values |= record["steps"].get(step.name, {}).get("parameters", {})
     for name in values.keys() & FILE_PARAMETERS:
         files = [values[name]] if isinstance(values[name], str) else values[name]
         values[name] = ", ".join(Path(file).name for file in files)
-    return {name: value for name, value in values.items() if name != "RUN_NAME"}
+    values.pop("RUN_NAME", None)
+    return values
 
 
 def write_leaderboard(
@@ -192,13 +185,7 @@ def write_leaderboard(
 ) -> Leaderboard:
     """Execute notebook 05 into outputs/<name>/, with leaderboard.csv and leaderboard.html beside it.
 
-    Args:
-        names, batch, outputs: as for `compare_runs`.
-        name: the folder to write to.
-        say: receives each line of progress.
-
-    Raises:
-        UserError: as `compare_runs` does, before anything is executed; or the notebook failed.
+    Arguments and errors are those of `compare_runs`; `say` receives each line of progress.
     """
     board = compare_runs(names, batch=batch, outputs=outputs)
     run = Run(name, outputs)

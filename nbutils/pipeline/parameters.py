@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from nbutils.core import UserError, first_line, project_folder
 from nbutils.corpus.chunks import check_header
@@ -35,11 +35,18 @@ SECRETS = re.compile(
     r"|://[^/\s@]+:[^/\s@]+@|[?&](?:api_?-?key|access_token|token|secret|password|sig|signature)=[^&\s]{8}",
     re.IGNORECASE,
 )
+_SCALAR = TypeAdapter(Annotated[int | float | bool | str, Field(union_mode="left_to_right")])
+
+
+def _scalar(value: Any) -> Any:
+    return _SCALAR.validate_python(value) if isinstance(value, str) else value
+
+
 _ADAPTERS = {
     "str": TypeAdapter(str, config=ConfigDict(coerce_numbers_to_str=True)), "list": TypeAdapter(list[str]),
-    "int": TypeAdapter(int), "float": TypeAdapter(float), "bool": TypeAdapter(bool), "dict": TypeAdapter(dict[str, Any]),
+    "int": TypeAdapter(int), "float": TypeAdapter(float), "bool": TypeAdapter(bool),
+    "dict": TypeAdapter(dict[str, Annotated[Any, BeforeValidator(_scalar)]]),
 }  # fmt: skip
-_SCALAR = TypeAdapter(Annotated[int | float | bool | str, Field(union_mode="left_to_right")])
 
 
 def notebooks_folder() -> Path:
@@ -70,27 +77,20 @@ class Parameter:
             value = read_yaml(value)
         elif isinstance(value, Path):
             value = str(value)
-        if kind == "dict" and isinstance(value, Mapping):
-            value = {
-                key: _SCALAR.validate_python(each) if isinstance(each, str) else each for key, each in value.items()
-            }
         try:
             if isinstance(value, bool) and kind != "bool":
                 raise TypeError
             value = _ADAPTERS[kind].validate_python(value)
         except (ValidationError, TypeError) as error:
-            raise UserError(
-                f"Parameter {self.name} is {given!r}; it must be of type {self.type}, such as {self.default!r}."
-            ) from error
+            meant = f"it must be of type {self.type}, such as {self.default!r}"
+            raise UserError(f"Parameter {self.name} is {given!r}; {meant}.") from error
         self._check(value)
         return value
 
     def _check(self, value: Any) -> None:
         if SECRETS.search(json.dumps(value, ensure_ascii=False, default=str)):
-            raise UserError(
-                f"Parameter {self.name} holds what looks like an API key or a password. Keys come from the "
-                "environment only."
-            )
+            found = f"Parameter {self.name} holds what looks like an API key or a password"
+            raise UserError(f"{found}. Keys come from the environment only.")
         empty = self.type == "str" and self.default and not value.strip() and self.name not in MAY_BE_EMPTY
         if empty or (self.type == "list" and not all(each.strip() for each in value)):
             raise UserError(f"Parameter {self.name} is empty. Give it a value, or leave it out for its default.")
@@ -107,11 +107,7 @@ def list_items(text: str) -> list:
 
 
 def read_yaml(text: str) -> Any:
-    """Return YAML with every scalar as text; the parameters' types say what it means (so 0512 is 512, and `no` is Norway).
-
-    Raises:
-        UserError: it is not YAML.
-    """
+    """Return YAML with every scalar as text; the parameters' types say what it means (so 0512 is 512, and `no` is Norway)."""
     try:
         return yaml.load(text, yaml.BaseLoader)
     except yaml.YAMLError as error:
@@ -155,11 +151,7 @@ def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_profile(profile: str | Path | None) -> dict[str, Any]:
-    """Return the parameters of a profile: the name of a file in notebooks/profiles, or a YAML file's path.
-
-    Raises:
-        UserError: there is no such profile, or it is not a YAML mapping.
-    """
+    """Return the parameters of a profile: the name of a file in notebooks/profiles, or a YAML file's path."""
     if profile is None:
         return {}
     folder = notebooks_folder() / "profiles"
@@ -177,11 +169,7 @@ def read_profile(profile: str | Path | None) -> dict[str, Any]:
 
 
 def check_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` converted to the types that the notebooks declare.
-
-    Raises:
-        UserError: a name that no notebook has, or a value that cannot be.
-    """
+    """Return `values` converted to the types that the notebooks declare; a UserError names the first that is wrong."""
     known = {parameter.name: parameter for parameter in all_parameters()}
     for name in values:
         if name not in known:
@@ -194,66 +182,52 @@ def check_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
 def absolute_files(values: Mapping[str, Any], base: Path | None = None) -> dict[str, Any]:
     """Return checked values with files, folders and globs by their absolute paths, and URLs as they are.
 
-    Args:
-        values: by parameter name.
-        base: the folder in which a relative path is looked for before the working directory.
+    A relative path is looked for in the folder `base` before the working directory.
     """
-
-    def absolute(name: str, file: str) -> str:
-        try:
-            file = resolve(file, base)
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from error
-        return file if is_url(file) else os.path.abspath(os.path.expanduser(file))
-
     whole = dict(values)
     for name in (name for name in FILE_PARAMETERS if values.get(name) not in (None, "", "auto")):
-        value = values[name]
-        whole[name] = [absolute(name, each) for each in value] if isinstance(value, list) else absolute(name, value)
+        given = values[name]
+        try:
+            files = [resolve(file, base) for file in (given if isinstance(given, list) else [given])]
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+        files = [file if is_url(file) else os.path.abspath(os.path.expanduser(file)) for file in files]
+        whole[name] = files if isinstance(given, list) else files[0]
     return whole
 
 
 def check_together(values: Mapping[str, Any]) -> None:
-    """Make sure, before any work, that a run's checked parameters fit one another and that its files are there.
-
-    Raises:
-        UserError: they don't; the message names all that is wrong.
-    """
+    """Make sure that a run's checked parameters fit one another and its files are there; a UserError names all mistakes."""
     values = with_defaults(values)
+    is_adapter, size, overlap = values["ENGINE"] == "adapter", values["CHUNK_SIZE"], values["CHUNK_OVERLAP"]
+    checks = {
+        "TRAIN_FILES": lambda: find_files(values["TRAIN_FILES"]),
+        "VAL_FILES": lambda: values["VAL_FILES"] and find_files(values["VAL_FILES"]),
+        "CHUNK_HEADER": lambda: check_header(values["CHUNK_HEADER"]),
+    }
+    if values["OPTIONS"]:
+        from nbutils.training.options import TrainingOptions, adapter_options  # loads huggingface_hub
+
+        options = {"nbutils": TrainingOptions.of, "adapter": adapter_options}.get(values["ENGINE"], dict)
+        checks["OPTIONS"] = lambda: options(**values["OPTIONS"])
     mistakes = []
-    for name in ("TRAIN_FILES", "VAL_FILES"):
-        try:
-            if values[name] or name == "TRAIN_FILES":
-                find_files(values[name])
-        except UserError as error:
-            mistakes.append(f"{name}: {error}")
-    for name in ("PAIRS", "EXAMPLE_QUESTIONS", "TRAIN_ON_GOLD", "GOLD_QUESTIONS"):
-        found_by_itself = values[name] == "auto" and name != "EXAMPLE_QUESTIONS"
-        if values[name] and not found_by_itself and not Path(resolve(values[name])).is_file():
-            mistakes.append(f"{name}: there is no file {values[name]}.")
-    checks = {"CHUNK_HEADER": lambda: check_header(values["CHUNK_HEADER"])}
-    if values["ENGINE"] == "nbutils" and values["OPTIONS"]:
-        from nbutils.training.options import TrainingOptions  # loads huggingface_hub
-
-        checks["OPTIONS"] = lambda: TrainingOptions.of(**values["OPTIONS"])
-    elif values["ENGINE"] == "adapter":
-        from nbutils.training.options import adapter_options
-
-        checks["OPTIONS"] = lambda: adapter_options(**values["OPTIONS"])
     for name, check in checks.items():
         try:
             check()
         except UserError as error:
             mistakes.append(str(error) if name in str(error) else f"{name}: {error}")
-    if values["ENGINE"] == "adapter" and values["MAX_SEQ_LENGTH"]:
+    for name in ("PAIRS", "EXAMPLE_QUESTIONS", "TRAIN_ON_GOLD", "GOLD_QUESTIONS"):
+        found_by_itself = values[name] == "auto" and name != "EXAMPLE_QUESTIONS"
+        if values[name] and not found_by_itself and not Path(resolve(values[name])).is_file():
+            mistakes.append(f"{name}: there is no file {values[name]}.")
+    if is_adapter and values["MAX_SEQ_LENGTH"]:
         mistakes.append("MAX_SEQ_LENGTH cannot be set where ENGINE is adapter: chunks keep the vectors of the base.")
-    if is_service(values["BASE_MODEL"]) and values["ENGINE"] != "adapter":
+    if is_service(values["BASE_MODEL"]) and not is_adapter:
         mistakes.append(f"BASE_MODEL is {values['BASE_MODEL']}; only ENGINE adapter can learn on top of a service.")
     if values["TRAIN_ON_GOLD"] and values["TRAIN_ON"] != "all":
         mistakes.append("TRAIN_ON_GOLD teaches the model to deploy: it needs TRAIN_ON all.")
     if not values["QUESTIONS_PER_CHUNK"] and not values["PAIRS"]:
         mistakes.append("QUESTIONS_PER_CHUNK is 0 and PAIRS is empty: nothing would be left to learn from.")
-    size, overlap = values["CHUNK_SIZE"], values["CHUNK_OVERLAP"]
     if overlap >= size:
         mistakes.append(f"CHUNK_OVERLAP is {overlap}; it must be below CHUNK_SIZE ({size}).")
     if not 0 < values["VALIDATION_SHARE"] < 1:
@@ -266,13 +240,8 @@ def check_together(values: Mapping[str, Any]) -> None:
 
 
 def check_name(name: str) -> str:
-    """Return a run's name.
-
-    Raises:
-        UserError: it would leave the outputs folder.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(name)):
-        raise UserError(
-            f"RUN_NAME is {name!r}; use letters, digits, '.', '_' and '-' only, so that the run stays in outputs/."
-        )
-    return str(name)
+    """Return a run's name; a UserError says which letters it may have, so that the run stays in the outputs folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        advice = "use letters, digits, '.', '_' and '-' only, so that the run stays in outputs/"
+        raise UserError(f"RUN_NAME is {name!r}; {advice}.")
+    return name

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import PositiveFloat, TypeAdapter, ValidationError
 
 from nbutils.core import UserError, content_hash
-from nbutils.corpus.files import SUFFIXES, find_files
+from nbutils.corpus.files import find_files
 from nbutils.pipeline.parameters import (
     absolute_files,
     all_parameters,
@@ -55,25 +55,19 @@ def read_plan(
             Paths are relative to the plan, else to the working directory.
             Several values for a parameter make a grid, one run for each combination: `[256, 512]`. For one that is
             itself a list, such as TRAIN_FILES, `[a.pdf, b.pdf]` is one value and `[[a.pdf], [b.pdf]]` are two.
-        hold_out: for a folder: the files that all runs are validated on. Without any, some pages of each
-            document are set aside for its own validation.
+        hold_out: for a folder: the files that all runs are validated on, instead of pages of each document's own.
         parameters: for all runs; a row's own win.
         profile: as for `nbutils.pipeline.run.run`; `parameters` win.
         prefix: for a folder: what the names of its runs begin with.
 
-    Returns:
-        The runs, in the plan's order.
-
     Raises:
         UserError: the plan cannot be read, or rows are wrong; the message names every one of them.
     """
-    path = Path(plan).expanduser()
-    rows, base = _rows(path, hold_out, prefix)
+    rows, base = _rows(Path(plan).expanduser(), hold_out, prefix)
     if not rows:
         raise UserError(f"The plan {plan} has no rows. Add one for each run.")
     common = {**read_profile(profile), **(parameters or {})}
-    planned: list[PlannedRun] = []
-    mistakes, first = [], {}
+    planned, mistakes, first = [], [], {}
     for where, row in rows:
         try:
             expanded = _expand({**common, **row}, base)
@@ -94,35 +88,19 @@ def default_name(plan: str | Path) -> str:
     return _name_of(Path(plan).expanduser().resolve().stem)
 
 
-def left_out(plan: str | Path) -> list[str]:
-    """Return the visible files of a folder that no run of it reads, because of their type; nothing for a plan file."""
-    folder = Path(plan).expanduser()
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or path.is_file())
-    return sorted(
-        str(file)
-        for file in files
-        if not any(part.startswith(".") for part in file.parts)
-        and not (file.suffix.lower() in SUFFIXES and (folder / file).is_file())
-    )
-
-
 def _rows(path: Path, hold_out: Sequence[str | Path], prefix: str) -> tuple[list[tuple[str, dict]], Path]:
     """Return a plan's rows, each with the words for where it stands, and the folder that its paths are relative to."""
     if path.is_dir():
         return _folder_rows(path, hold_out, prefix), Path.cwd()
     if hold_out:
         raise UserError(f"--hold-out goes with a folder of documents; {path} is not one. Use VAL_FILES in the plan.")
-    if not path.is_file():
-        raise UserError(f"There is no plan {path}. Name a CSV or YAML file, or a folder of documents.")
     readers = {".csv": _csv_rows, ".yaml": _yaml_rows, ".yml": _yaml_rows}
-    if path.suffix.lower() not in readers:
-        raise UserError(f"{path} is no plan. Name a CSV or YAML file, or a folder of documents.")
+    if not path.is_file() or path.suffix.lower() not in readers:
+        raise UserError(f"There is no plan {path}. Name a CSV or YAML file, or a folder of documents.")
     try:
         return readers[path.suffix.lower()](path.read_text(encoding="utf-8-sig")), path.resolve().parent
-    except UnicodeDecodeError as error:
-        raise UserError(f"The plan {path} is not UTF-8 text. Save it as UTF-8.") from error
-    except UserError as error:
-        raise UserError(f"The plan {path} cannot be read. {error}") from error
+    except (UnicodeDecodeError, UserError) as error:
+        raise UserError(f"The plan {path} cannot be read as CSV or YAML in UTF-8: {error}") from error
 
 
 def _csv_rows(text: str) -> list[tuple[str, dict]]:
@@ -163,11 +141,7 @@ def _folder_rows(folder: Path, hold_out: Sequence[str | Path], prefix: str) -> l
 
 
 def _expand(row: Mapping[str, Any], base: Path) -> list[PlannedRun]:
-    """Return the runs that a row stands for: one, or one for each combination of several values.
-
-    Raises:
-        UserError: cells are wrong; the message names all of them.
-    """
+    """Return the runs that a row stands for, one for each combination; a UserError names all wrong cells."""
     row = {key.lower() if key.lower() in ("name", "timeout") else key: value for key, value in row.items()}
     name, timeout = row.pop("name", None), row.pop("timeout", None)
     choices, mistakes = {}, []
@@ -197,14 +171,10 @@ def _expand(row: Mapping[str, Any], base: Path) -> list[PlannedRun]:
 
 
 def _choices(name: str, cell: Any, base: Path) -> list:
-    """Return the checked alternatives that a cell holds; files by their absolute paths.
-
-    A list is one value of a list parameter, a list of lists several.
-    """
+    """Return the checked alternatives that a cell holds: several in a list, for a list parameter in a list of lists."""
     if name == TOO_MANY:
-        raise UserError(
-            f"there are more cells than columns: {', '.join(cell)}. Put a cell with a comma in double quotes."
-        )
+        more = f"there are more cells than columns: {', '.join(cell)}"
+        raise UserError(f"{more}. Put a cell with a comma in double quotes.")
     if name == "RUN_NAME":
         raise UserError("the run's name goes into `name`, not RUN_NAME.")
     if isinstance(cell, str) and cell.startswith("["):

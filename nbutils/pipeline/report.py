@@ -6,10 +6,10 @@ import html
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nbutils.core import asked, write_atomic
 
@@ -47,13 +47,9 @@ $body
 
 
 def write_report(folder: Path) -> Path:
-    """Write report.html: what to deploy, the picture that shows it, and notebook 04 as it ran, folded and without code.
+    """Write report.html of a run's folder: what to deploy, a picture of it, and notebook 04, folded and without code.
 
-    Args:
-        folder: the run's.
-
-    Returns:
-        The report's path. It is one file that needs no network.
+    It is one file that needs no network.
     """
     title = f"{folder.name}: is the fine-tuned model better?"
     page = notebook_html(folder / "04_evaluate_models.ipynb", title, opening=_opening(folder), fold=True)
@@ -63,11 +59,7 @@ def write_report(folder: Path) -> Path:
 def notebook_html(notebook: Path, title: str, *, opening: str = "", fold: bool = False) -> str:
     """Return an executed notebook as one HTML page without its code, and without its cells tagged `no-report`.
 
-    Args:
-        notebook: the file.
-        title: of the page.
-        opening: HTML that stands before the notebook.
-        fold: close every section but its heading.
+    The HTML `opening` stands before the notebook; `fold` closes every section but its heading.
     """
     with without_address_checks():
         import nbformat
@@ -121,81 +113,54 @@ def _sections(notebook: "nbformat.NotebookNode") -> Iterator[tuple[str, list]]:
 
 def _opening(folder: Path) -> str:
     """Return as HTML what to deploy, what to do next, and each system's score on the questions that decide."""
-    files = [folder / "run.json", *(folder / "results" / name for name in ("metrics.csv", "differences.csv"))]
-    if not all(file.exists() for file in files):
+    if not (folder / "results" / "results.json").exists():
         return ""
-    step = json.loads(files[0].read_text(encoding="utf-8")).get("steps", {}).get("04_evaluate_models", {})
-    found = step.get("verdict") or {}
-    steps = "".join(f"<li>{html.escape(each)}</li>" for each in found.get("next_steps", ()))
-    picture, caption = _picture(folder)
+    steps = json.loads((folder / "run.json").read_text(encoding="utf-8"))["steps"]
+    found = steps["04_evaluate_models"].get("verdict") or {}
+    model = "the fine-tuned model" if found.get("kind") == "better" else "the base model"
+    own = "model_all" if (folder / "model_all").exists() else "model"
+    deploy = DEPLOY.get(found.get("advice"), "The evaluation gave no verdict.").format(model=model, folder=own)
+    to_do = "".join(f"<li>{html.escape(each)}</li>" for each in found.get("next_steps", ()))
+    picture, caption = _picture(folder / "results")
     return (
-        f"<div class='deploy'><p><strong>{html.escape(_deploy(found, folder))}</strong></p>"
-        f"<p>{html.escape(found.get('headline', '').partition(' Advice: ')[0])}</p>{steps and f'<ol>{steps}</ol>'}</div>"
+        f"<div class='deploy'><p><strong>{html.escape(deploy)}</strong></p>"
+        f"<p>{html.escape(found.get('headline', '').partition(' Advice: ')[0])}</p>{to_do and f'<ol>{to_do}</ol>'}</div>"
         f"<figure><img alt='{html.escape(caption, quote=True)}' src='data:image/png;base64,{picture}'>"
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
 
 
-def _deploy(found: Mapping[str, Any], folder: Path) -> str:
-    model = "the fine-tuned model" if found.get("kind") == "better" else "the base model"
-    return found.get("deploy") or DEPLOY.get(found.get("advice"), "The evaluation gave no verdict.").format(
-        model=model, folder="model_all" if (folder / "model_all").exists() else "model"
-    )
+def _picture(results: Path) -> tuple[str, str]:
+    """Return a PNG of every system's hit rate on the questions that decide, in base 64, and what it shows.
 
-
-def _picture(folder: Path) -> tuple[str, str]:
-    """Return a PNG of every system's hit rate on the questions that decide, in base 64, and what it shows."""
+    The intervals are those of the paired differences from the base, moved to the base's score.
+    """
     import pandas as pd
 
     from nbutils.plots.figures import plot_story
 
-    results = json.loads((folder / "results" / "results.json").read_text(encoding="utf-8"))
-    metrics = pd.read_csv(folder / "results" / "metrics.csv")
-    by_people = metrics[metrics.question_set.isin(results.get("human", ()))]
-    rows = by_people if len(by_people) else metrics
-    name, base = results.get("decisive", rows.question_set.iloc[0]), results.get("base", "base")
-    table = scores(folder / "results", name, "hit_rate@5", base)
-    table = table.loc[[base, *table.index[table.low.notna()]]].reset_index(names="name")
-    count = rows[rows.question_set == name].questions.iloc[0]
+    known = json.loads((results / "results.json").read_text(encoding="utf-8"))
+    tables = (pd.read_csv(results / f"{name}.csv") for name in ("metrics", "differences"))
+    scores, gains = (
+        table[(table.question_set == known["decisive"]) & (table.metric == "hit_rate@5")].set_index("system")
+        for table in tables
+    )
+    start = scores.value[known["base"]]
+    ends = {end: gains[end].reindex(scores.index) + start for end in ("low", "high")}
+    table = pd.DataFrame({"score": scores.value, **ends})
+    table = table.loc[[known["base"], *table.index[table.low.notna()]]].reset_index(names="name")
     caption = (
-        f"Share of {count} {asked(name)} that find a relevant chunk among the first 5. A bar is the 95 % "
-        "interval of the difference from the base model (dashed line) on the same questions."
+        f"Share of {scores.questions.iloc[0]} {asked(known['decisive'])} that find a relevant chunk among the first 5. "
+        "A bar is the 95 % interval of the difference from the base model (dashed line) on the same questions."
     )
     return base64.b64encode(plot_story(table, "hit rate@5")._repr_png_()).decode(), caption
 
 
-def scores(folder: Path, question_set: str, metric: str, base: str) -> "pd.DataFrame":
-    """Return each system's score on a question set, and the interval of its difference from the base.
-
-    Args:
-        folder: of metrics.csv and differences.csv.
-        question_set, metric: which of their rows.
-        base: the base's name.
-
-    Returns:
-        Rows by system: `score`, and `low` and `high`, the base's score plus the ends of the 95 % interval of the paired
-        difference (NaN for the base itself).
-    """
-    import pandas as pd
-
-    tables = (pd.read_csv(folder / f"{name}.csv") for name in ("metrics", "differences"))
-    values, gains = (
-        table[(table.question_set == question_set) & (table.metric == metric)].set_index("system") for table in tables
-    )
-    start = values.value.get(base, float("nan"))
-    ends = {end: gains[end].reindex(values.index) + start for end in ("low", "high")}
-    return pd.DataFrame({"score": values.value, **ends})
-
-
-def closing_table(folder: Path) -> "pd.DataFrame | None":
+def closing_table(folder: Path) -> "pd.DataFrame":
     """Return hit rate@5, MRR@10 and nDCG@10 of the base and the fine-tuned model on each question set of a run."""
     import pandas as pd
 
-    path = folder / "results" / "metrics.csv"
-    if not path.exists():
-        return None
-    table = pd.read_csv(path)
+    table = pd.read_csv(folder / "results" / "metrics.csv")
     rows = table[table.metric.isin(CLOSING_METRICS) & table.system.isin(CLOSING_SYSTEMS)]
-    wide = rows.pivot(index=["question_set", "system"], columns="metric", values="value")
-    order = list(dict.fromkeys(zip(rows.question_set, rows.system, strict=True)))
-    return wide.reindex(order)[CLOSING_METRICS].reset_index().rename_axis(columns=None)
+    wide = rows.pivot_table("value", ["question_set", "system"], "metric", sort=False)
+    return wide[CLOSING_METRICS].reset_index().rename_axis(columns=None)

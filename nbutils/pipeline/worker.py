@@ -35,8 +35,7 @@ class Outcome:
     Args:
         name: the run.
         status: "waiting", "running", "done" or "failed".
-        error: one sentence, where it failed.
-        notebook: the notebook that failed, as far as it ran.
+        error, notebook: where it failed, one sentence, and the notebook as far as it ran.
         seconds: wall time.
         peak_memory: most bytes that its processes held at once.
         parameters: as planned.
@@ -70,9 +69,6 @@ def run_one(
         timeout: seconds; the run's own wins.
         memory: GiB that the run's processes may hold together; beyond, it is ended.
         jobs: runs at a time, which share the machine's cores; by default those of this Dask worker.
-
-    Returns:
-        What came of it; it does not raise for a run that fails.
     """
     this = Run(planned.name, outputs)
     outcome = Outcome(planned.name, "running", parameters=planned.parameters, started=now())
@@ -118,9 +114,7 @@ def _watch(
             reason = f"It held {held / GIBIBYTE:.1f} GiB of memory; the limit for a run is {memory:.1f} GiB."
         elif (folder / ".stop").exists():
             reason = "It was stopped."
-    for process in _tree(watched):
-        with contextlib.suppress(psutil.Error):
-            process.kill()
+    _kill(_tree(watched))
     return peak or None, reason
 
 
@@ -131,16 +125,12 @@ def _settle(outcome: Outcome, folder: Path, status: int, reason: str | None) -> 
     said = {}
     with contextlib.suppress(OSError, ValueError):
         said = json.loads((folder / ".outcome.json").read_text(encoding="utf-8"))
-    for file in (".outcome.json", ".stop"):
-        (folder / file).unlink(missing_ok=True)
-    last = (folder / "log.txt").read_text("utf-8", "replace").strip().rpartition("\n")[2]
     if said or reason:
         outcome.error = said.get("error", reason)
-    elif status < 0:
-        why = "(by hand, or for want of memory)"
-        outcome.error = f"Its process ended by signal {-status}, {signal.strsignal(-status)} {why}."
     else:
-        outcome.error = f"Its process ended with status {status}: {last or 'no message'}"
+        last = (folder / "log.txt").read_text("utf-8", "replace").strip().rpartition("\n")[2]
+        why = f"{signal.strsignal(-status)}, by hand or for want of memory" if status < 0 else last or "no message"
+        outcome.error = f"Its process ended with status {status}: {why}"
     outcome.status = "failed" if outcome.error else "done"
     step = said.get("failed_step") or stage(folder)[0]
     if outcome.error and step and (folder / f"{step}.ipynb").exists():
@@ -162,6 +152,14 @@ def _tree(process) -> list:
     with contextlib.suppress(psutil.Error):
         return [*process.children(recursive=True), process]
     return []
+
+
+def _kill(processes: list) -> None:
+    import psutil
+
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
 def memory_gib() -> float:
@@ -206,9 +204,7 @@ def _end_with_parent() -> None:
 
     while os.read(0, 1):
         pass
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            process.kill()
+    _kill(psutil.Process().children(recursive=True))
     if Path(os.environ.get("TMPDIR", "")).name.startswith(TEMPORARY):
         shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
     os._exit(1)

@@ -149,7 +149,7 @@ def test_download_tries_again(server, tmp_path):
         ("login.txt", "sent a web page, not a TXT file", 1),
         ("image.png", "sent something else, not a PDF, TXT, MD, HTML OR DOCX file", 1),
         ("empty.pdf", "sent an empty file", 1),
-        ("report.pdf", "is larger than 0.001 MB. Raise max_megabytes", 1),
+        ("report.pdf", "is larger than 0.001 MB. Download it by hand", 1),
         ("endless.pdf", "is larger than 0.001 MB", 1),
     ],
 )

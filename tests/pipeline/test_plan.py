@@ -10,7 +10,7 @@ from short_chain import documents
 
 from nbutils.core import UserError
 from nbutils.pipeline.parameters import check_name
-from nbutils.pipeline.plan import left_out, read_plan
+from nbutils.pipeline.plan import read_plan
 
 
 @pytest.fixture
@@ -76,14 +76,6 @@ def test_documents_of_one_name_and_of_odd_names_get_runs_of_their_own(tmp_path):
     assert len(set(names)) == 4
     assert all(check_name(name) for name in names)
     assert sum(name.startswith("Geschaft-2023-final") for name in names) == 2
-
-
-def test_what_no_run_of_a_folder_reads_is_told(files):
-    (files / "table.xlsx").touch()
-    (files / "gone.pdf").symlink_to("nowhere.pdf")
-    (files / ".hidden").touch()
-    assert left_out(files) == ["gone.pdf", "table.xlsx"]
-    assert left_out(files / "a.txt") == []
 
 
 def test_every_mistake_of_a_plan_is_told_at_once(tmp_path, files):

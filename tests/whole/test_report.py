@@ -54,7 +54,7 @@ def write_results(run: Run) -> None:
                 differences.append(at | {"base": "base", "difference": gain, "low": gain - 0.05, "high": gain + 0.05})
     for name, rows in (("metrics", metrics), ("differences", differences)):
         pd.DataFrame(rows).to_csv(run.path("results", f"{name}.csv"), index=False)
-    run.path("results", "results.json").write_text('{"base": "base", "human": ["gold"]}')
+    run.path("results", "results.json").write_text('{"base": "base", "decisive": "gold"}')
 
 
 @pytest.fixture(scope="module")
