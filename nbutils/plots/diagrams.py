@@ -25,10 +25,6 @@ def _box(axes, x: float, y: float, text: str, width: float = 1.5, height: float 
     axes.text(x, y, text, ha="center", va="center", fontsize=9, color=_PAPER if fill == _RIGHT else _INK)
 
 
-def _arrow(axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": _INK})
-
-
 def draw_pipeline(current: int) -> Figure:
     """Draw the four notebooks as a chain with number `current` (1 to 4) marked."""
     figure, axes = _figure(8.4, 1.3)
@@ -36,17 +32,13 @@ def draw_pipeline(current: int) -> Figure:
     for i, step in enumerate(steps):
         _box(axes, 2.1 * i, 0, step, fill=_RIGHT if i == current else _QUIET)
         if i:
-            _arrow(axes, (2.1 * i - 1.3, 0), (2.1 * i - 0.8, 0))
+            axes.annotate("", (2.1 * i - 0.8, 0), (2.1 * i - 1.3, 0), arrowprops={"arrowstyle": "->", "color": _INK})
     axes.set(xlim=(-0.9, 9.3), ylim=(-0.5, 0.5))
     return figure
 
 
 def draw_pairs_batch(chunks: int = 3) -> Figure:
-    """Draw a batch of pairs in order, two questions per chunk: where a question's own chunk is taken for a wrong answer.
-
-    Args:
-        chunks: chunks in the batch, each with two questions.
-    """
+    """Draw a batch of pairs in order, two questions per chunk: where a question's own chunk is taken for a wrong answer."""
     names = [f"Q{c + 1}{letter}" for c in range(chunks) for letter in "ab"]
     columns = [f"chunk {c + 1}" for c in range(chunks) for _ in "ab"]
 
@@ -57,11 +49,7 @@ def draw_pairs_batch(chunks: int = 3) -> Figure:
 
 
 def draw_grouped_batch(chunks: int = 3) -> Figure:
-    """Draw which question and chunk of a batch should match, which should not, and which are left out.
-
-    Args:
-        chunks: chunks in the batch, each with two questions.
-    """
+    """Draw which question and chunk of a batch, two questions per chunk, should match, should not, and are left out."""
     names = [f"Q{c + 1}{letter}" for c in range(chunks) for letter in "ab"]
 
     def kind(row: int, column: int) -> str:
@@ -101,12 +89,7 @@ def _draw_grid(rows: list[str], blocks: list[list[str]], kind: "Callable[[int, i
 
 
 def draw_truncation(chunks: "Mapping[str, int]", limit: int) -> Figure:
-    """Draw, to scale, how much of each chunk a model sees.
-
-    Args:
-        chunks: what the chunk is called -> its length in tokens.
-        limit: tokens that the model reads.
-    """
+    """Draw, to scale, how much a model that reads `limit` tokens sees of each chunk, given by name and length in tokens."""
     from matplotlib.patches import Rectangle
 
     figure, axes = _figure(7.4, 0.3 + 0.8 * len(chunks))

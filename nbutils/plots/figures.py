@@ -63,9 +63,7 @@ def _style(i: int) -> dict:
 def plot_hit_rate_by_k(per_query: "pd.DataFrame", question_set: str | None = None) -> "Figure":
     """Plot the share of questions whose chunk is among the first k retrieved (1 to 10), one line per system.
 
-    Args:
-        per_query: `Comparison.per_query`.
-        question_set: which set; default is the first.
+    The table is `Comparison.per_query`; its first question set is the default.
     """
     question_set, rows = _one_set(per_query, question_set)
     figure, ax = _figure(7.5, 4.5)
@@ -86,13 +84,10 @@ def plot_metrics(
 ) -> "Figure":
     """Plot means with 95 % intervals, one panel per metric, one mark per system.
 
-    Args:
-        table: `Comparison.table`.
-        metrics: which ones.
-        question_set: which set; default is the first.
+    The table is `Comparison.table`; its first question set is the default.
     """
     question_set, rows = _one_set(table, question_set)
-    systems = list(dict.fromkeys(rows.system))
+    systems = list(rows.system.unique())
     figure, axes = _figure(max(6, 3.2 * len(metrics) + 1), 0.42 * len(systems) + 1.7, columns=len(metrics), sharey=True)
     for ax, metric in zip(np.ravel(axes), metrics, strict=True):
         part = rows[rows.metric == metric].set_index("system").loc[systems]
@@ -111,8 +106,7 @@ def _one_set(rows: "pd.DataFrame", question_set: str | None):
 def plot_training(history: "pd.DataFrame") -> "Figure":
     """Plot training loss, learning rate and the development score over the steps.
 
-    Args:
-        history: columns `step`, `loss`, and if known `epoch`, `learning_rate` (per step), `dev_ndcg@10` (0 to 1).
+    The history has the columns `step`, `loss`, and if known `learning_rate` (per step) and `dev_ndcg@10` (0 to 1).
     """
     figure, (left, right) = _figure(9.5, 3.8, columns=2)
     _line(left, history, "loss", "training loss", 0)
@@ -142,39 +136,28 @@ class LiveTrainingPlot:
     """Shows `plot_training` and redraws it as the history grows, every two seconds at most; silent in headless runs."""
 
     def __init__(self):
-        self._handle = None
-        self._drawn = 0.0
-        self._on = "NBUTILS_PROGRESS" not in os.environ
+        self._handle, self._drawn = None, 0.0
 
     def update(self, history: "pd.DataFrame") -> None:
         """Redraw for `history` (see `SentenceTransformersFinetuneEngine.history`) unless that was done just now."""
-        if not self._on or len(history) < 2 or time.monotonic() - self._drawn < 2:
+        if "NBUTILS_PROGRESS" in os.environ or len(history) < 2 or time.monotonic() - self._drawn < 2:
             return
         from IPython.display import display
 
-        figure = plot_training(history)
-        if self._handle is None:
-            self._handle = display(figure, display_id=True)
+        if self._handle:
+            self._handle.update(plot_training(history))
         else:
-            self._handle.update(figure)
+            self._handle = display(plot_training(history), display_id=True)
         self._drawn = time.monotonic()
 
     def close(self) -> None:
         """Take the live drawing away; the final figure stands in its place."""
-        if self._handle is not None:
-            from IPython.display import HTML
-
-            self._handle.update(HTML(""))
-            self._handle = None
+        if self._handle:
+            self._handle.update({"text/plain": ""}, raw=True)
 
 
 def plot_chunk_lengths(lengths: Sequence[int], limit: int) -> "Figure":
-    """Plot how long the chunks are and where the model stops reading.
-
-    Args:
-        lengths: tokens of each chunk.
-        limit: tokens that the base model reads.
-    """
+    """Plot how long the chunks are and how much of them the base model reads, in tokens."""
     lengths = np.asarray(lengths)
     beyond = np.maximum(lengths - limit, 0).sum() / max(lengths.sum(), 1)
     figure, ax = _figure(7.5, 3.8)
@@ -192,24 +175,17 @@ RANK_BUCKETS = ((1, 1), (2, 3), (4, 5), (6, 10), (11, 100))
 
 
 def plot_rank_shift(per_query: "pd.DataFrame", base: str, system: str, question_set: str | None = None) -> "Figure":
-    """Plot where the relevant chunk ranked with the base and where it ranks now, as a table of counts by groups of ranks.
+    """Plot how often the relevant chunk moved from which ranks with the base to which ranks with another system.
 
-    Args:
-        per_query: `Comparison.per_query`.
-        base: system on the vertical axis.
-        system: system on the horizontal axis.
-        question_set: which set; default is the first.
+    The table is `Comparison.per_query`; its first question set is the default.
     """
     question_set, rows = _one_set(per_query, question_set)
     labels = [f"{low}" if low == high else f"{low}–{high}" for low, high in RANK_BUCKETS] + ["> 100"]
     before, after = (rows[rows.system == name].set_index("query")["rank"] for name in (base, system))
     edges = [high for _, high in RANK_BUCKETS]
-
-    def bucket(ranks):
-        return np.searchsorted(edges, ranks.fillna(np.inf))
-
+    groups = (np.searchsorted(edges, ranks.fillna(np.inf)) for ranks in (before, after.loc[before.index]))
     counts = np.zeros((len(labels), len(labels)), dtype=int)
-    np.add.at(counts, (bucket(before), bucket(after.loc[before.index])), 1)
+    np.add.at(counts, tuple(groups), 1)
     figure, ax = _figure(6.4, 5.2)
     ax.grid(False)
     image = ax.imshow(counts, cmap="Greys", vmin=0, vmax=max(counts.max(), 1))
@@ -232,12 +208,10 @@ def plot_rank_shift(per_query: "pd.DataFrame", base: str, system: str, question_
 def plot_similarities(similarities: "dict[str, pd.DataFrame]") -> "Figure":
     """Plot how near questions are to their relevant chunk and to the nearest other one, one panel per system.
 
-    Args:
-        similarities: system -> result of `nbutils.evaluation.inspection.similarities` (columns `right`, `wrong`).
+    Each table is a result of `nbutils.evaluation.inspection.similarities` (columns `right`, `wrong`).
     """
-    figure, axes = _figure(
-        max(6.5, 4.2 * len(similarities) + 0.6), 3.8, columns=len(similarities), sharex=True, sharey=True
-    )
+    panels = len(similarities)
+    figure, axes = _figure(max(6.5, 4.2 * panels + 0.6), 3.8, columns=panels, sharex=True, sharey=True)
     everything = np.concatenate([frame[["right", "wrong"]].to_numpy().ravel() for frame in similarities.values()])
     bins = np.linspace(np.nanmin(everything), np.nanmax(everything), 31)
     for ax, (system, frame) in zip(np.ravel(axes), similarities.items(), strict=True):
@@ -255,8 +229,7 @@ def plot_similarities(similarities: "dict[str, pd.DataFrame]") -> "Figure":
 def plot_map(points: "dict[str, pd.DataFrame]") -> "Figure":
     """Plot chunks and questions in the plane, one panel per system, with lines from about 40 questions to their chunks.
 
-    Args:
-        points: system -> result of `nbutils.evaluation.inspection.map_points`.
+    Each table is a result of `nbutils.evaluation.inspection.map_points`.
     """
     figure, axes = _figure(max(6.5, 4.8 * len(points)), 4.6, columns=len(points))
     for ax, (system, frame) in zip(np.ravel(axes), points.items(), strict=True):
@@ -265,9 +238,8 @@ def plot_map(points: "dict[str, pd.DataFrame]") -> "Figure":
         for row in questions.iloc[:: max(1, len(questions) // 40)].itertuples():
             end = place.loc[row.target]
             ax.plot([row.x, end.x], [row.y, end.y], color="#888888", linewidth=0.5, zorder=1)
-        ax.scatter(
-            chunks.x, chunks.y, s=22, marker="s", facecolor="none", edgecolor=COLOURS[0], label="chunk", zorder=2
-        )
+        hollow = {"facecolor": "none", "edgecolor": COLOURS[0]}
+        ax.scatter(chunks.x, chunks.y, s=22, marker="s", **hollow, label="chunk", zorder=2)
         ax.scatter(questions.x, questions.y, s=10, marker="o", color=COLOURS[2], label="question", zorder=3)
         ax.set_title(system, fontsize="medium")
         ax.set(xlabel="first principal component", ylabel="second principal component")
@@ -279,12 +251,10 @@ def plot_map(points: "dict[str, pd.DataFrame]") -> "Figure":
 def plot_size_curve(sizes: "pd.DataFrame", metric: str = "ndcg@10") -> "Figure":
     """Plot quality against the bytes of a stored vector, one line per system and precision.
 
-    Args:
-        sizes: result of `nbutils.evaluation.inspection.size_curve`.
-        metric: its metric, for the axis.
+    The table is that of `nbutils.evaluation.inspection.size_curve`; `metric` names its values.
     """
     figure, ax = _figure(7.8, 4.6)
-    systems = list(dict.fromkeys(sizes.system))
+    systems = list(sizes.system.unique())
     for (system, precision), part in sizes.groupby(["system", "precision"], sort=False):
         style = {"float32": "-", "int8": "--", "binary": ":"}.get(precision, "-.")
         i = systems.index(system)
@@ -304,9 +274,7 @@ def plot_size_curve(sizes: "pd.DataFrame", metric: str = "ndcg@10") -> "Figure":
 def plot_slices(slices: "pd.DataFrame", metric: str = "mrr@10") -> "Figure":
     """Plot the paired difference from the base on parts of at least five questions, with 95 % intervals.
 
-    Args:
-        slices: result of `nbutils.evaluation.inspection.slices`.
-        metric: its metric, for the axis.
+    The table is that of `nbutils.evaluation.inspection.slices`; `metric` names its values.
     """
     rows = slices[slices.questions >= 5]
     figure, ax = _figure(7.8, 0.3 * len(rows) + 1.6)
@@ -324,10 +292,7 @@ def plot_slices(slices: "pd.DataFrame", metric: str = "mrr@10") -> "Figure":
 def plot_leaderboard(table: "pd.DataFrame", question_set: str, metric: str = "mrr@10") -> "Figure":
     """Plot each run's lift over its base model with its 95 % interval, beside the minutes it took: the best 40, best first.
 
-    Args:
-        table: `nbutils.pipeline.leaderboard.Leaderboard.table`.
-        question_set: which of its question sets.
-        metric: what the lift is measured in, for the axis.
+    The table is `nbutils.pipeline.leaderboard.Leaderboard.table`; `metric` names what the lift is measured in.
     """
     rows = table[table.question_set == question_set].sort_values("lift", ascending=False)
     drawn = rows.head(40)
@@ -353,10 +318,7 @@ def plot_story(table: "pd.DataFrame", metric: str = "hit rate@5") -> "Figure":
 
     An interval on one side of the line is drawn as a gain (blue square) or a loss (orange triangle), one across it as
     open to chance (black circle). So the intervals should be those of the paired difference, moved to the base's score.
-
-    Args:
-        table: columns `name`, `score`, `low`, `high` (0 to 1); the first row is the base, whose interval may be NaN.
-        metric: what the score is, for the axis.
+    The columns are `name`, `score`, `low`, `high` (0 to 1); the first row is the base, whose interval may be NaN.
     """
     base, low, high = table.score.iloc[0], table.low, table.high
     kinds = np.select([low > base, high < base], [1, 2], 0)
@@ -377,9 +339,7 @@ def plot_story(table: "pd.DataFrame", metric: str = "hit rate@5") -> "Figure":
 def plot_learning_curve(table: "pd.DataFrame", metric: str = "hit rate@5") -> "Figure":
     """Plot the score against the number of chunks trained on, with its 95 % interval.
 
-    Args:
-        table: columns `fraction`, `chunks`, `score`, `low`, `high` (0 to 1); a row of fraction 0 is the base.
-        metric: what the score is, for the axis.
+    The columns are `fraction`, `chunks`, `score`, `low`, `high` (0 to 1); a row of fraction 0 is the base.
     """
     base, trained = table[table.fraction == 0], table[table.fraction > 0]
     figure, ax = _figure(7.0, 4.0)

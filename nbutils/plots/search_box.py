@@ -43,8 +43,8 @@ def side_by_side(
         relevant: question -> ids of the chunks that answer it, where that is known.
 
     Returns:
-        One row per question. For each retriever one column with the place of its first chunk, and, where `relevant` is
-        given, one with the rank of the first relevant chunk (None where it is not among those retrieved).
+        One row per question, one column per retriever with the place of its first chunk, and, where `relevant` is given,
+        one with the rank of the first relevant chunk (None where it is not among those retrieved).
     """
     import pandas as pd
 
@@ -65,10 +65,7 @@ def side_by_side(
 def results_html(question: str, retrievers: "Retrievers", relevant: Sequence[str] = ()) -> str:
     """Return as HTML what each retriever finds for a question, one column each; all text from documents is escaped.
 
-    Args:
-        question: what to ask.
-        retrievers: name -> LlamaIndex retriever.
-        relevant: ids of the chunks known to answer it; they get a mark.
+    The chunks whose ids are in `relevant` get a mark.
     """
     if not question.strip():
         return "<p>Type a question.</p>"
@@ -115,10 +112,7 @@ def search_box(
 ) -> "ipywidgets.VBox":
     """Return a widget: a line to type a question in, and below it what each retriever finds.
 
-    Args:
-        retrievers: name -> LlamaIndex retriever.
-        question: to begin with.
-        relevant: question -> ids of the chunks that answer it, for the questions where that is known.
+    It begins with `question`; the other arguments are as for `side_by_side`.
     """
     import ipywidgets
 
