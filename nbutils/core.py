@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import sys
 import tempfile
 import warnings
@@ -64,30 +63,24 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` when the block ends without an error.
 
     The block may write a file or make a folder there. After an error whatever stood at `path` before still does. A link
-    stays a link: what it points to is replaced. Errors of the block itself pass through, unless the disk is full.
-
-    Raises:
-        UserError: the folder cannot be written, the disk is full, a file would replace a folder, or the block made
-            nothing.
+    stays a link: what it points to is replaced. Errors of the block itself pass through, unless the disk is full. A
+    UserError says why nothing can be written, or that the block made nothing.
     """
-    path = Path(path)
-    workspace = None
+    path, workspace = Path(path), ""
     try:
         target = path.resolve() if path.is_symlink() else path
         target.parent.mkdir(parents=True, exist_ok=True)
-        workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        yield workspace / target.name
-        _put(workspace, target, path)
+        options = {"prefix": f".{target.name}.", "dir": target.parent, "ignore_cleanup_errors": True}
+        with tempfile.TemporaryDirectory(**options) as workspace:
+            yield Path(workspace) / target.name
+            _put(Path(workspace), target, path)
     except Exception as error:
         names = f"{getattr(error, 'filename', '')} {getattr(error, 'filename2', '')}"
-        ours = workspace is None or str(workspace) in names  # else it is the block's own trouble
+        ours = workspace in names  # or there is none yet; else it is the block's own trouble
         full = _FULL.search(str(error))  # libraries tell that in many ways
         if isinstance(error, UserError) or not (ours or full):
             raise
         raise cannot_write(path, error) from error
-    finally:
-        if workspace is not None:
-            shutil.rmtree(workspace, ignore_errors=True)
 
 
 def _put(workspace: Path, target: Path, path: Path) -> None:
@@ -154,12 +147,7 @@ def remember(folder: str | Path | None, key: str, make: Callable[[], Any]) -> An
     """Return what `make` returned for this key before, in any process; call it once and keep its JSON otherwise.
 
     Processes that want the same key at the same time wait for the one that makes it. An error keeps nothing. A folder
-    that cannot be written to, or None, is not used.
-
-    Args:
-        folder: where files are kept.
-        key: letters, digits and `-`; must follow from all that the value depends on.
-        make: returns a value that JSON can hold.
+    that cannot be written to, or None, is not used. The key must follow from all that the value depends on.
     """
     if folder is None:
         return make()

@@ -113,12 +113,11 @@ def _read_files(
     sources = find_files(files, passed_over=passed_over)
     found, bad, damaged = [], [], []
     for source, name in progress(list(zip(sources, short_names(sources), strict=True)), desc="Reading", unit="file"):
-        is_address = isinstance(source, str)
         try:
-            path = download(source, download_folder) if is_address else source
+            path = download(source, download_folder) if isinstance(source, str) else source
             pages = read_pages(path, cache)
         except UserError as error:
-            bad.append(str(error) if is_address else str(error).replace(str(source), name))
+            bad.append(str(error) if isinstance(source, str) else str(error).replace(str(source), name))
             continue
         found.append((path, pages))
         if lost := [str(metadata["page"]) for text, metadata, _ in pages if text is None]:

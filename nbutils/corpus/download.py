@@ -8,7 +8,7 @@ import urllib.parse
 from email.message import Message
 from pathlib import Path
 
-from nbutils.core import UserError, download_folder, progress, write_atomic
+from nbutils.core import UserError, download_folder, write_atomic
 from nbutils.corpus.read import KNOWN, SUFFIXES, codec, is_html
 
 CONTENT_TYPES = {
@@ -117,16 +117,11 @@ def _body(response, url: str, limit: int) -> bytes:
         if response.status_code in (401, 403):
             advice = "Some servers want a contact: set NBUTILS_USER_AGENT='Your Name you@example.org'."
         raise UserError(f"Cannot download {url}: the server answers {response.status_code} {response.reason}. {advice}")
-    length, data = response.headers.get("Content-Length", ""), bytearray()
-    size = int(length) if length.isdecimal() else 0
-    with progress(total=size or None, desc="Downloading", unit="B") as bar:
-        for block in response.iter_content(1 << 16) if size <= limit else ():
-            data += block
-            bar.update(len(block))
-            if len(data) > limit:
-                break
-    if max(size, len(data)) > limit:
-        raise UserError(f"{url} is larger than {limit / 1e6:g} MB. Download it by hand and name the file.")
+    data = bytearray()
+    for block in response.iter_content(1 << 16):
+        data += block
+        if len(data) > limit:
+            raise UserError(f"{url} is larger than {limit / 1e6:g} MB. Download it by hand and name the file.")
     return bytes(data)
 
 

@@ -45,8 +45,7 @@ def section_at(sections: list[Section], position: int) -> str:
 def locate(texts: list[str], headings: list[tuple[int, str]]) -> list[list[Section]]:
     """Return for each page's text where its sections begin; the first goes on from the page before.
 
-    Headings come with their pages (from 0), in reading order. One that is not found as the beginning of a line begins
-    with its page where nothing else does.
+    Headings come with their pages (from 0), in reading order. One that begins no line begins with its page.
     """
     located, current = [], ""
     for page, text in enumerate(texts):

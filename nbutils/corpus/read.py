@@ -22,12 +22,8 @@ Page = tuple[str | None, dict, list[outline.Section]]  # text (None where the pa
 def read_pages(path: Path, cache: str | Path | None = None) -> list[Page]:
     """Return the pages of a PDF, or the whole file as one page; what was read is kept in the folder `cache`.
 
-    Returns:
-        For each page its text (None where it is damaged); `page` and `page_label` (PDF) and `title` where one is known;
-        and its sections: where on the page each begins, and its heading.
-
-    Raises:
-        UserError: the file cannot be read, or holds no text.
+    The metadata are `page` and `page_label` (PDF), and `title` where one is known. A UserError says why a file cannot be
+    read, or that it holds no text.
     """
     try:
         data = path.read_bytes()

@@ -13,22 +13,18 @@ if TYPE_CHECKING:
 
 
 def split_corpus(
-    nodes: "Sequence[TextNode]", validation_share: float = 0.3, *, seed: int = 0, blocks: int = 20
+    nodes: "Sequence[TextNode]", validation_share: float = 0.3, *, seed: int = 0
 ) -> "tuple[list[TextNode], list[TextNode]]":
     """Split one corpus into a training and a validation part that share no page and no text.
 
-    The corpus is cut into blocks of neighbouring pages (of neighbouring chunks where there are no pages, or only one),
-    and whole blocks go to one part. A training chunk that repeats text of a validation chunk is left out: the overlap of
-    neighbours, or the same text elsewhere.
+    The corpus is cut into at most 20 blocks of neighbouring pages (of neighbouring chunks where there are no pages, or
+    only one), and whole blocks go to one part. A training chunk that repeats text of a validation chunk is left out: the
+    overlap of neighbours, or the same text elsewhere.
 
     Args:
         nodes: chunks in reading order, as `load_corpus` returns them.
         validation_share: share of the chunks for validation, between 0 and 1; met to within half a block, 2 at least.
         seed: decides which blocks.
-        blocks: how many blocks to cut; fewer where there are fewer pages.
-
-    Returns:
-        The training and the validation chunks, each in reading order.
 
     Raises:
         UserError: a share out of range, or too few pages or chunks to split.
@@ -40,13 +36,12 @@ def split_corpus(
     if len(units) == 1:
         units = [[node] for node in nodes]
     if len(units) < 2:
-        raise UserError(
-            f"The documents hold {len(nodes)} chunk(s) of text, too few to set some aside for validation. "
-            "Add a longer document, or name others to validate on."
-        )
+        advice = "too few to set some aside for validation. Add a longer document, or name others to validate on."
+        raise UserError(f"The documents hold {len(nodes)} chunk(s) of text, {advice}")
+    blocks = 20
     if any(source_id(one[-1].metadata) == source_id(two[0].metadata) for one, two in itertools.pairwise(units)):
-        blocks = min(blocks, len(units) // 4)  # blocks lose their edges, which overlap
-    cut = _cut(units, max(2, blocks))
+        blocks = max(2, min(blocks, len(units) // 4))  # blocks lose their edges, which overlap
+    cut = _cut(units, blocks)
     order = list(range(len(cut)))
     random.Random(seed).shuffle(order)
     wanted = max(2, validation_share * len(nodes))
@@ -58,13 +53,11 @@ def split_corpus(
             count += size
     chosen = chosen or {min(order, key=lambda index: len(cut[index]))}
     part = [index in chosen for index, block in enumerate(cut) for _ in block]
-    flat = [node for block in cut for node in block]
-    validation = list(itertools.compress(flat, part))
-    leaking = _leaking(flat, part)
-    train = [node for i, node in enumerate(flat) if not part[i] and i not in leaking]
+    leaking = _leaking(nodes, part)
+    train = [node for i, node in enumerate(nodes) if not part[i] and i not in leaking]
     if not train:
         raise UserError("No training chunk is left that shares no text with validation. Add a longer document.")
-    return train, validation
+    return train, list(itertools.compress(nodes, part))
 
 
 def _cut(units: "list[list[TextNode]]", blocks: int) -> "list[list[TextNode]]":
@@ -77,7 +70,7 @@ def _cut(units: "list[list[TextNode]]", blocks: int) -> "list[list[TextNode]]":
     return cut if len(cut) > 1 else units
 
 
-def _leaking(nodes: "list[TextNode]", is_validation: list[bool]) -> set[int]:
+def _leaking(nodes: "Sequence[TextNode]", is_validation: list[bool]) -> set[int]:
     """Return the positions of training chunks that repeat text of a validation chunk."""
     texts = [" ".join(node.text.split()) for node in nodes]
     held = set(itertools.compress(texts, is_validation))
