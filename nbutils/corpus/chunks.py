@@ -222,6 +222,7 @@ def _linked(rows: Iterable[tuple[str, str, dict]]) -> "list[TextNode]":
     """Return the nodes of ids, texts and metadata; each knows its source and its neighbours on the same page."""
     from llama_index.core.schema import NodeRelationship, ObjectType, RelatedNodeInfo, TextNode
 
+    link = functools.partial(RelatedNodeInfo, node_type=ObjectType.TEXT)
     nodes: list[TextNode] = []
     for node_id, text, metadata in rows:
         templates = {"metadata_template": "{value}", "text_template": "{metadata_str}\n{content}"}
@@ -233,11 +234,8 @@ def _linked(rows: Iterable[tuple[str, str, dict]]) -> "list[TextNode]":
         source = RelatedNodeInfo(node_id=source_id(metadata), node_type=ObjectType.DOCUMENT, metadata=node.metadata)
         node.relationships[NodeRelationship.SOURCE] = source
         if nodes and nodes[-1].ref_doc_id == source.node_id:
-            before, after = (
-                RelatedNodeInfo(node_id=each, node_type=ObjectType.TEXT) for each in (nodes[-1].id_, node_id)
-            )
-            nodes[-1].relationships[NodeRelationship.NEXT] = after
-            node.relationships[NodeRelationship.PREVIOUS] = before
+            nodes[-1].relationships[NodeRelationship.NEXT] = link(node_id=node_id)
+            node.relationships[NodeRelationship.PREVIOUS] = link(node_id=nodes[-1].id_)
         nodes.append(node)
     return nodes
 

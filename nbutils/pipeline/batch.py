@@ -50,8 +50,8 @@ def read_batch(name: str, outputs: str | Path | None = None) -> Batch:
         return TypeAdapter(Batch).validate_python(json.loads(path.read_text(encoding="utf-8")) | {"path": path})
     except (OSError, TypeError, ValueError) as error:
         known = ", ".join(sorted(each.stem for each in path.parent.glob("*.json"))) or "none yet"
-        advice = "Start it, again if its record is damaged: finished runs are kept."
-        raise UserError(f"There is no batch {name} that can be read. {advice} There are: {known}.") from error
+        advice = "or its record is damaged. Start it; finished runs are kept."
+        raise UserError(f"There is no batch {name}, {advice} There are: {known}.") from error
 
 
 def run_batch(

@@ -71,9 +71,9 @@ def compare_runs(
     import pandas as pd
 
     root = Path(outputs or outputs_root())
-    names = names or (
-        read_batch(batch, root).outcomes if batch else sorted(file.parent.name for file in root.glob("*/run.json"))
-    )
+    if batch and not names:
+        names = list(read_batch(batch, root).outcomes)
+    names = names or sorted(file.parent.name for file in root.glob("*/run.json"))
     rows, left_out, parameters = [], [], {}
     for name in map(check_name, names):
         run = Run(name, root)

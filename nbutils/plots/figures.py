@@ -35,10 +35,10 @@ class Figure(matplotlib.figure.Figure):
         return buffer.getvalue()
 
 
-def _figure(width: float = 7.0, height: float = 4.0, columns: int = 1, rows: int = 1, **options):
+def _figure(width: float = 7.0, height: float = 4.0, columns: int = 1, **options):
     """Return a figure and its axes."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=100)
-    axes = figure.subplots(rows, columns, **options)
+    axes = figure.subplots(1, columns, **options)
     for ax in np.ravel(axes):
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="y", alpha=0.3, linewidth=0.6)
@@ -296,7 +296,6 @@ def plot_leaderboard(table: "pd.DataFrame", question_set: str, metric: str = "mr
     """
     rows = table[table.question_set == question_set].sort_values("lift", ascending=False)
     drawn = rows.head(40)
-    y = np.arange(len(drawn))
     figure, (left, right) = _figure(9.0, 1.6 + 0.28 * len(drawn), 2, sharey=True, width_ratios=(3, 1))
     _intervals(left, drawn.run, drawn.lift, drawn.low, drawn.high, [1] * len(drawn))
     left.axvline(0, color=COLOURS[0], linewidth=0.8)
@@ -305,7 +304,7 @@ def plot_leaderboard(table: "pd.DataFrame", question_set: str, metric: str = "mr
         title=f"Lift of the fine-tuned model — {asked(question_set)}{part}",
         xlabel=f"difference in {metric} from the base, 95 % interval",
     )
-    right.barh(y, drawn.minutes, color=COLOURS[6], edgecolor=COLOURS[0], linewidth=0.5)
+    right.barh(range(len(drawn)), drawn.minutes, color=COLOURS[6], edgecolor=COLOURS[0], linewidth=0.5)
     right.set(title="Time", xlabel="minutes, all steps")
     right.grid(axis="x", alpha=0.3, linewidth=0.6)
     for ax in (left, right):

@@ -124,16 +124,12 @@ def search_box(
     found = ipywidgets.HTML()
 
     def search(_=None) -> None:
-        button.disabled = True
         try:
             found.value = results_html(line.value, retrievers, (relevant or {}).get(line.value, ()))
         except Exception as error:
             found.value = f"<p>{html.escape(f'{type(error).__name__}: {error}')}</p>"
-        finally:
-            button.disabled = False
 
     button.on_click(search)
     line.observe(search, names="value")
-    if question:
-        search()
+    search()
     return ipywidgets.VBox([ipywidgets.HBox([line, button]), found])
