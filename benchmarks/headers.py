@@ -27,7 +27,7 @@ from nbutils.models.search import BM25Index
 from nbutils.models.vectors import EmbeddingCache, encode
 from nbutils.questions.dataset import headers_of
 
-COLUMNS = ("pooled hit@5", "pooled hit@10", "right file@5", "own file hit@5")
+COLUMNS = ("pooled hit@5", "pooled MRR@10", "right file@5", "own file hit@5", "own file MRR@10")
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:
@@ -40,10 +40,17 @@ def fused(*scores: np.ndarray) -> np.ndarray:
 
 
 def judged(scores: np.ndarray, relevant: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Return the columns for each question, shape (questions, 4)."""
-    place, inside = ranks(scores), ranks(np.where(own, scores, -np.inf))
-    hits = [(relevant & (place < 5)), (relevant & (place < 10)), (own & (place < 5)), (relevant & (inside < 5))]
-    return np.stack([hit.any(1) for hit in hits], 1).astype(float)
+    """Return the columns for each question, shape (questions, 5)."""
+    pooled, file, inside = (
+        np.where(hits, place, np.inf).min(1)
+        for place, hits in (
+            (ranks(scores), relevant),
+            (ranks(scores), own),
+            (ranks(np.where(own, scores, -np.inf)), relevant),
+        )
+    )
+    mrr = [np.where(best < 10, 1 / (best + 1), 0) for best in (pooled, inside)]
+    return np.stack([pooled < 5, mrr[0], file < 5, inside < 5, mrr[1]], 1).astype(float)
 
 
 def main() -> int:
@@ -59,7 +66,12 @@ def main() -> int:
     rows = [json.loads(line) for line in options.questions.read_text().splitlines()]
     base, cache = load_model(options.model), EmbeddingCache(options.cache or False)
     queries, documents = [row["question"] for row in rows], [row["document"] for row in rows]
-    print("| header | system | " + " | ".join(f"{name} | difference" for name in COLUMNS) + " |\n|" + "---|" * 10)
+    print(
+        "| header | system | "
+        + " | ".join(f"{name} | difference" for name in COLUMNS)
+        + " |\n|"
+        + "---|" * (2 + 2 * len(COLUMNS))
+    )
     first = {}
 
     def show(header: str, name: str, model, nodes: list) -> None:

@@ -8,7 +8,7 @@ import urllib.parse
 from email.message import Message
 from pathlib import Path
 
-from nbutils.core import UserError, download_folder, write_atomic
+from nbutils.core import UserError, download_folder, progress, write_atomic
 from nbutils.corpus.read import KNOWN, SUFFIXES, codec, is_html
 
 CONTENT_TYPES = {
@@ -118,10 +118,12 @@ def _body(response, url: str, limit: int) -> bytes:
             advice = "Some servers want a contact: set NBUTILS_USER_AGENT='Your Name you@example.org'."
         raise UserError(f"Cannot download {url}: the server answers {response.status_code} {response.reason}. {advice}")
     data = bytearray()
-    for block in response.iter_content(1 << 16):
-        data += block
-        if len(data) > limit:
-            raise UserError(f"{url} is larger than {limit / 1e6:g} MB. Download it by hand and name the file.")
+    with progress(total=int(response.headers.get("Content-Length", 0)) or None, desc="Downloading", unit="B") as bar:
+        for block in response.iter_content(1 << 16):
+            data += block
+            bar.update(len(block))
+            if len(data) > limit:
+                raise UserError(f"{url} is larger than {limit / 1e6:g} MB. Download it by hand and name the file.")
     return bytes(data)
 
 
