@@ -117,8 +117,8 @@ def _body(response, url: str, limit: int) -> bytes:
         if response.status_code in (401, 403):
             advice = "Some servers want a contact: set NBUTILS_USER_AGENT='Your Name you@example.org'."
         raise UserError(f"Cannot download {url}: the server answers {response.status_code} {response.reason}. {advice}")
-    data = bytearray()
-    with progress(total=int(response.headers.get("Content-Length", 0)) or None, desc="Downloading", unit="B") as bar:
+    length, data = response.headers.get("Content-Length", ""), bytearray()
+    with progress(total=int(length) if length.isdecimal() else None, desc="Downloading", unit="B") as bar:
         for block in response.iter_content(1 << 16):
             data += block
             bar.update(len(block))
