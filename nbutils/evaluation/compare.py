@@ -1,5 +1,6 @@
 """A comparison of models that can be believed: every metric, keyword search beside them, intervals, paired tests."""
 
+import copy
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,11 @@ def hybrid_name(system: str) -> str:
 def queries_name(system: str) -> str:
     """Return the name of a dense system that finds a chunk by its generated queries too."""
     return f"{system} + index queries"
+
+
+def bare_name(system: str) -> str:
+    """Return the name of a dense system that searches the chunks without their headers."""
+    return f"{system}, no headers"
 
 
 @dataclass
@@ -151,7 +157,8 @@ def compare_models(
             fold is searched with that fold's model, which has learned no question about the chunk.
         human: names of the question sets that people wrote, beside those that say so themselves (`dataset.human`).
         compared_length: add the base read to as many tokens as the fine-tuned model where these differ.
-        bm25: add a BM25 row.
+        bm25: add a BM25 row. Where a dataset's chunks have headers (`CHUNK_HEADER`), each dense system gets one more row
+            without them, too.
         hybrid: add reciprocal rank fusion of each dense system with BM25, both weighed alike: a weight that suits
             questions written by a model does not suit people's.
         index_queries: a dataset of queries generated for the chunks, such as those of training. Each dense system gets
@@ -183,6 +190,8 @@ def compare_models(
         judged = [system for system in order if system in found and name not in leave_out.get(system, ())]
         rankings[name] = _with_keywords(datasets[name], {system: found[system] for system in judged}, bm25, hybrid)
         rankings[name] |= {each: found[each] for each in map(queries_name, judged) if each in found}
+        bare = {each: found[each] for each in map(bare_name, judged) if each in found}
+        rankings[name] |= _with_keywords(_without_headers(datasets[name]), bare, False, hybrid) if bare else {}
     if hybrid:
         notes.append("Hybrid search weighs both rankings alike.")
     for system in filter(systems.get, by_folds):
@@ -272,7 +281,8 @@ class _DenseSearch:
         self.index_queries = {name: _queries_of(data, index_queries) for name, data in datasets.items()}
         self.costs: list[dict] = []
         self.queries = list(dict.fromkeys(text for data in datasets.values() for text in data.queries.values()))
-        self.corpus = list(dict.fromkeys(text for data in datasets.values() for text in passages(data).values()))
+        both = [part for data in datasets.values() for part in (passages(data), data.corpus)]
+        self.corpus = list(dict.fromkeys(text for texts in both for text in texts.values()))
 
     def run(self, system: str, model) -> None:
         start, before = time.perf_counter(), self.store.embedded
@@ -304,6 +314,9 @@ class _DenseSearch:
             asked = queries[[query_row[text] for text in data.queries.values()]]
             searched = corpus[[chunk_row[text] for text in passages(data).values()]]
             found = {system: search_vectors(data, asked, searched)}
+            if getattr(data, "headers", None):
+                bare = corpus[[chunk_row[text] for text in data.corpus.values()]]
+                found[bare_name(system)] = search_vectors(data, asked, bare)
             if texts := self.index_queries[name]:
                 more = self.store.embed(model, [text for text, _ in texts], "query", bf16=self.bf16)
                 owner = np.array([chunk for _, chunk in texts])
@@ -395,6 +408,12 @@ def _queries_of(dataset, index_queries) -> list[tuple[str, int]]:
     ]
 
 
+def _without_headers(dataset):
+    bare = copy.copy(dataset)
+    bare.headers = {}
+    return bare
+
+
 def _with_keywords(dataset, dense: dict[str, Ranking], bm25: bool, hybrid: bool) -> dict[str, Ranking]:
     if not bm25 and not hybrid:
         return dense
@@ -450,6 +469,8 @@ def query_rows(
 def _pairs_of_interest(base: str, tuned: str | None, same_length: str | None) -> list[tuple[str, str]]:
     """Return the pairs beside those with the base that the verdict asks about."""
     pairs = [(hybrid_name(base), BM25)]
+    for system in filter(None, (base, tuned)):
+        pairs += [(system, bare_name(system)), (hybrid_name(system), hybrid_name(bare_name(system)))]
     if tuned:
         pairs += [(queries_name(tuned), tuned), (BM25, tuned), (hybrid_name(tuned), tuned), (hybrid_name(tuned), BM25)]
         pairs += [(tuned, same_length)] if same_length else []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nbutils.core import UserError, asked
-from nbutils.evaluation.compare import BM25, Comparison, hybrid_name, queries_name
+from nbutils.evaluation.compare import BM25, Comparison, bare_name, hybrid_name, queries_name
 from nbutils.evaluation.forgetting import Forgetting
 from nbutils.evaluation.leaks import wording_overlap
 from nbutils.evaluation.stats import holm
@@ -164,7 +164,8 @@ def verdict(
     alone, where it beats that hybrid too. Not so on questions that people did not write and that take more than 60 %
     of their words from the chunks: keyword search looks better on these than it is, and the verdict only says that.
 
-    Where the comparison has index queries, and they are better than the chosen model alone, the last step says so.
+    Where index queries are better than the chosen model alone, a step says so; where headers make a difference to what
+    is to be deployed, another one.
 
     Args:
         comparison: with a fine-tuned system.
@@ -210,7 +211,10 @@ def verdict(
         alone = bm25 and hybrid_to_bm25 and (bm25.outcome, hybrid_to_bm25.outcome) == ("better", "worse")
         advice = "use BM25" if alone else "use hybrid"
 
-    shown = [main, *others, *rest, *length, bm25, hybrid, hybrid_to_bm25 if ahead else None, index_queries]
+    deployed = hybrid_name if advice == "use hybrid" else str
+    headers = on_decisive(deployed(chosen), deployed(bare_name(chosen)))
+
+    shown = [main, *others, *rest, *length, bm25, hybrid, hybrid_to_bm25 if ahead else None, headers, index_queries]
     lines = [effect.sentence(metric, margin) for effect in shown if effect]
     lines += [_wording(name, share, name in comparison.human) for name, share in wording.items()]
     if forgetting is not None:
@@ -221,6 +225,10 @@ def verdict(
         steps.append(
             f"Put the training queries into the index: {chosen} then finds a chunk by them, too, which is better."
         )
+    if headers and headers.outcome in ("better", "worse"):
+        helps = headers.outcome == "better"
+        how = "Keep the headers before the chunks" if helps else "Leave the headers out of the index (CHUNK_HEADER)"
+        steps.append(f"{how}: {deployed(chosen)} finds more that way.")
     if ahead and flattered:
         steps.append("Do not choose keyword search or hybrid by these questions: they borrow their chunks' words.")
     headline = _headline(kind, comparison, main, metric, [e.question_set for e in others if e.outcome == "better"])

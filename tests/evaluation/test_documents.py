@@ -49,6 +49,9 @@ def test_headers_are_embedded_and_searched_and_tell_documents_apart(model, tmp_p
     for system in comparison.rankings["plain"]:
         assert means["right_file@1", "plain", system] == 0.5 and means["right_file@1", "headed", system] == 1
         assert means["wrong_file_same_page@5", "headed", system] == 0
+    bare = {f"{comparison.base}, no headers", f"{comparison.base}, no headers + BM25"}
+    assert set(comparison.rankings["headed"]) == {*comparison.rankings["plain"], *bare}
+    assert all(means["right_file@1", "headed", system] == 0.5 for system in bare)
     assert "right_file@5" in comparison.summary()
     assert not np.allclose(*embed_dataset(headed, model, cache=False)[1])
     assert [row["retrieved"][0] for row in evaluate(headed, model, cache=False)] == ["b", "a"]

@@ -165,3 +165,17 @@ def test_index_queries_are_a_step_where_they_help_the_chosen_model(chosen, syste
     assert f"Put the training queries into the index: {chosen} then" in answer.next_steps[-1]
     unmoved = verdict(compared({"gold": systems | {f"{chosen} + index queries": MIDDLE}}))
     assert "index: " not in str(unmoved.next_steps)
+
+
+def test_whether_headers_help_is_told_of_what_is_to_be_deployed():
+    systems = {"base": BAD, "fine-tuned": MIDDLE}
+    answer = verdict(compared({"gold": systems | {"fine-tuned, no headers": BAD}}))
+    assert answer.next_steps[-1] == "Keep the headers before the chunks: fine-tuned finds more that way."
+    worse = verdict(compared({"gold": systems | {"fine-tuned, no headers": GOOD}}))
+    assert "Leave the headers out of the index" in worse.next_steps[-1]
+    alike = verdict(compared({"gold": systems | {"fine-tuned, no headers": MIDDLE}}))
+    assert "headers" not in str(alike.next_steps) and "against fine-tuned, no headers" in str(alike.lines)
+    hybrid = {"fine-tuned + BM25": GOOD, "fine-tuned, no headers": GOOD, "fine-tuned, no headers + BM25": MIDDLE}
+    answer = verdict(compared({"gold": systems | {"BM25": BAD} | hybrid}))
+    assert answer.advice == "use hybrid"
+    assert answer.next_steps[-1] == "Keep the headers before the chunks: fine-tuned + BM25 finds more that way."
