@@ -67,7 +67,9 @@ def write(folder: Path) -> Path:
         real = nbformat.read(project_folder() / "notebooks" / f"{step}.ipynb", as_version=4)
         parameters = next(cell for cell in real.cells if "parameters" in cell.metadata.get("tags", []))
         cells = [nbformat.v4.new_code_cell(source) for source in (CODE.format(step=step) + work, DID)]
-        notebook = nbformat.v4.new_notebook(cells=[parameters, *cells], metadata=real.metadata)
+        notebook = nbformat.v4.new_notebook(
+            cells=[parameters, *cells], metadata={"kernelspec": real.metadata.kernelspec}
+        )
         nbformat.write(notebook, folder / f"{step}.ipynb")
     shutil.copy(project_folder() / "notebooks" / "05_compare_runs.ipynb", folder)
     return folder

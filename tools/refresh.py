@@ -61,7 +61,9 @@ def main() -> int:
 def clean(path: Path) -> str:
     """Return an executed notebook as it is committed: no metadata but tags, no widgets, no cell that papermill put in."""
     notebook = nbformat.read(path, as_version=4)
-    notebook.metadata = {key: notebook.metadata[key] for key in ("kernelspec", "language_info")}
+    notebook.metadata = {
+        key: notebook.metadata[key] for key in ("kernelspec", "language_info", "nbutils") if key in notebook.metadata
+    }
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", ())]
     count = 0
     for cell in notebook.cells:

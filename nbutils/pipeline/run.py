@@ -10,7 +10,7 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from nbutils.pipeline.steps import CHAIN, MAKER, STEPS, before, executions, fing
 
 if TYPE_CHECKING:
     import pandas as pd
+    from jupyter_client.manager import AsyncKernelManager
 
 PACKAGES = (
     "nbutils", "llama-index-core", "sentence-transformers", "transformers", "torch", "papermill", "pypdfium2", "bm25s",
@@ -251,8 +252,9 @@ def run(
     check_together(given)
     values, this = with_defaults(given), Run(name, outputs)
     result = RunResult(this.name, this.folder)
-    with this.lock(wait):
+    with this.lock(wait), contextlib.ExitStack() as started:
         _end_leftovers(this)
+        kernel = None
         for number, step in enumerate(CHAIN, 1):
             head = f"[{number}/{len(CHAIN)}] {step.name}"
             if not fresh and is_current(step, this.folder, this.read(), values):
@@ -262,14 +264,21 @@ def run(
             inputs = fingerprint(step, this.folder, this.read(), values)  # before it reads them
             defaults = {key: parameter.default for key, parameter in notebook_parameters(step.name).items()}
             own = {key: values[key] for key in defaults if key != "RUN_NAME" and values[key] != defaults[key]}
-            begun, started = time.perf_counter(), time.time()
+            begun, since = time.perf_counter(), time.time()
+            due, kernel = kernel or start_kernel(this), None
+            started.callback(end_kernel, due)
+            if following := CHAIN[number : number + 1]:  # its imports take as long as many a notebook
+                kernel = start_kernel(
+                    this, _notebook(following[0].name)["metadata"].get("nbutils", {}).get("imports", ())
+                )
+                started.callback(end_kernel, kernel)
             try:
-                execute(step.name, this, own | {"RUN_NAME": this.name}, say)
+                execute(step.name, this, own | {"RUN_NAME": this.name}, say, due)
             except Exception as error:
                 result.status, result.failed_step, result.error = "failed", step.name, _reason(error)
                 this.record(step.name, error=result.error)
                 results = this.folder / "results" / "results.json"
-                if step is CHAIN[-1] and results.exists() and results.stat().st_mtime > started:  # it was all measured
+                if step is CHAIN[-1] and results.exists() and results.stat().st_mtime > since:  # it was all measured
                     result.report = write_report(this.folder)
                 return result
             result.seconds[step.name] = round(time.perf_counter() - begun, 1)
@@ -309,14 +318,15 @@ def _end_leftovers(run: Run) -> None:
                 process.wait(10)
 
 
-def execute(notebook: str, run: Run, parameters: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Execute one notebook into the run's folder; the executed notebook is kept even when a cell fails."""
+def execute(notebook: str, run: Run, parameters: dict[str, Any], say: Callable[[str], None], kernel=None) -> None:
+    """Execute one notebook into the run's folder and end its kernel; it is kept even when a cell fails."""
     with without_address_checks():
         import papermill
 
+    kernel = kernel or start_kernel(run)
     source = notebooks_folder() / f"{notebook}.ipynb"
     partial = run.path(f".{notebook}.partial.ipynb")
-    cells = json.loads(source.read_text(encoding="utf-8"))["cells"]
+    cells = _notebook(notebook)["cells"]
     total = sum(cell["cell_type"] == "code" for cell in cells) + bool(parameters)
     done, heading = 0, ""
 
@@ -330,16 +340,13 @@ def execute(notebook: str, run: Run, parameters: dict[str, Any], say: Callable[[
             done += 1
             say(f"    cell {done}/{total}  {heading}  |  {first[:60]}")
 
-    environment = {
-        "NBUTILS_OUTPUTS": str(run.folder.parent), "NBUTILS_PROGRESS": _terminal(), "NBUTILS_RUN": str(run.folder),
-    }  # fmt: skip
     try:
         papermill.execute_notebook(
             str(source), str(partial), parameters=parameters, kernel_name="python3", progress_bar=False,
-            on_cell_start=cell_started, extra_arguments=["--log-level=CRITICAL"],
-            kernel_manager_class=_kernel_with(environment),
+            on_cell_start=cell_started, km=kernel,
         )  # fmt: skip
     finally:
+        end_kernel(kernel)
         if partial.exists():
             partial.replace(run.path(f"{notebook}.ipynb"))
 
@@ -352,15 +359,31 @@ def _terminal() -> str:
     return os.devnull
 
 
-def _kernel_with(environment: Mapping[str, str]) -> type:
-    """Return a kernel manager whose kernels have these variables; this process, maybe one of threads, keeps its own."""
+def _notebook(step: str) -> dict[str, Any]:
+    return json.loads((notebooks_folder() / f"{step}.ipynb").read_text(encoding="utf-8"))
+
+
+def start_kernel(run: Run, imports: Iterable[str] = ()) -> "AsyncKernelManager":
+    """Start a kernel for a notebook of this run, which imports these modules before it does anything else."""
     from jupyter_client.manager import AsyncKernelManager
+    from jupyter_core.utils import run_sync
 
-    class Kernel(AsyncKernelManager):
-        async def start_kernel(self, **options: Any) -> None:
-            await super().start_kernel(env={**os.environ, **environment}, **options)
+    environment = {
+        "NBUTILS_OUTPUTS": str(run.folder.parent), "NBUTILS_PROGRESS": _terminal(), "NBUTILS_RUN": str(run.folder),
+    }  # fmt: skip
+    first = [f"--IPKernelApp.exec_lines=__import__({module!r})" for module in imports]
+    kernel = AsyncKernelManager(kernel_name="python3")
+    options = {"env": {**os.environ, **environment}, "extra_arguments": ["--log-level=CRITICAL", *first]}
+    run_sync(kernel.start_kernel)(**options)
+    return kernel
 
-    return Kernel
+
+def end_kernel(kernel: "AsyncKernelManager | None") -> None:
+    """End a kernel, if there is one that has not ended."""
+    from jupyter_core.utils import run_sync
+
+    if kernel and kernel.has_kernel:
+        run_sync(kernel.shutdown_kernel)(now=True)
 
 
 def _reason(error: Exception) -> str:

@@ -1,12 +1,15 @@
 """A run's folder and record, its locks, and its kernels."""
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 from short_chain import documents
 
@@ -105,6 +108,29 @@ def test_runs_called_from_threads_write_where_each_was_told_and_return_what_came
         assert (result.error, result.report) == (None, tmp_path / folder / "x" / "report.html")
         assert {"base", "fine-tuned"} <= set(result.metrics.system)
     assert all("NBUTILS_RUN" not in each for each in seen) and dict(os.environ) == before
+
+
+@pytest.mark.slow
+def test_the_next_kernel_imports_what_its_notebook_names_and_ends_with_the_run(notebooks, tmp_path, monkeypatch):
+    folder = shutil.copytree(notebooks, tmp_path / "notebooks")
+    step = folder / "02_generate_questions.ipynb"
+    notebook = json.loads(step.read_text())
+    notebook["metadata"]["nbutils"] = {"imports": ["early"]}
+    notebook["cells"][-1]["source"] = (
+        "import sys; assert 'early' in sys.modules and 'early' not in globals(); raise OSError"
+    )
+    step.write_text(json.dumps(notebook))
+    (tmp_path / "early.py").touch()
+    monkeypatch.setenv("NBUTILS_NOTEBOOKS", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    file = documents(tmp_path / "d", a="work") / "a.txt"
+    result = runs.run("x", {"TRAIN_FILES": [str(file)]}, outputs=tmp_path / "outputs", say=lambda line: None)
+    assert (result.failed_step, result.error) == ("02_generate_questions", "OSError: no message")
+    environments = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            environments.append(process.environ())
+    assert not [each for each in environments if each.get("NBUTILS_RUN") == str(result.folder)]
 
 
 @pytest.mark.slow
