@@ -21,23 +21,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", default="exp_finetune", help="folder to write the model to")
     parser.add_argument("--save-checkpoints", action="store_true", help="save the state of training as it goes")
     parser.add_argument("--resume", action="store_true", help="continue from the latest checkpoint")
-    parser.add_argument("--hub-model-id", help="push the model to this hub repository at the end")
-    for name, kind in {
-        "epochs": int, "batch-size": int, "learning-rate": float, "max-seq-length": int, "seed": int, "device": str,
-        "dev-fraction": float, "checkpoint-save-steps": int, "lora-rank": int,
-    }.items():  # fmt: skip
-        parser.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS)
+    for name in (
+        "epochs", "batch-size", "learning-rate", "max-seq-length", "seed", "device", "dev-fraction",
+        "checkpoint-save-steps", "lora-rank",
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help="see TrainingOptions")
     options = vars(parser.parse_args(arguments))
     dataset = EmbeddingQAFinetuneDataset.from_json(options.pop("dataset"))
-    hub_model_id, resume = options.pop("hub_model_id"), options.pop("resume")
-    engine = SentenceTransformersFinetuneEngine(
-        dataset, options.pop("model_id"), options.pop("output"), resume_from_checkpoint=resume, **options
-    )
+    options["resume_from_checkpoint"] = options.pop("resume")
+    engine = SentenceTransformersFinetuneEngine(dataset, options.pop("model_id"), options.pop("output"), **options)
     engine.finetune()
     if process() == 0:
         print(json.dumps(engine.summary, indent=2))
-        if hub_model_id:
-            engine.push_to_hub(hub_model_id)
     if processes() > 1:
         torch.distributed.destroy_process_group()
 

@@ -17,12 +17,13 @@ from nbutils.core import UserError, atomic_path
 from nbutils.models.adapted import Service, save_adapter, with_map, without_map
 from nbutils.models.names import DEFAULT_MODEL, as_llama_index, is_service, load_model
 from nbutils.models.vectors import EmbeddingCache, Kind, model_fingerprint, sentence_transformer, unit
+from nbutils.questions.dataset import with_queries
 from nbutils.training.batches import Shuffle
-from nbutils.training.card import lineage
 from nbutils.training.engine import BASE_KEPT
+from nbutils.training.folder import lineage
 from nbutils.training.loss import GroupedRankingLoss
 from nbutils.training.options import ADAPTER_OPTIONS, NOT_IN_RECIPE, adapter_options
-from nbutils.training.split import questions_about, search_scores, split_questions, training_pairs
+from nbutils.training.split import TrainingPairs, development_scores, split_questions, training_pairs
 from nbutils.training.teacher import Teacher
 from nbutils.training.trainer import DEV_SCORE
 
@@ -50,8 +51,8 @@ class AdapterFinetuneEngine:
         model_id: a name as for `load_model` (`openai:…` too), or any LlamaIndex embedding. With an adapter's folder,
             training goes on from its map.
         model_output_path: folder to write the adapter to.
-        val_dataset: taken as on the page, and left alone.
-        cache_folder: where vectors are kept, so that none is asked for twice; see EmbeddingCache.
+        val_dataset: left alone.
+        cache_folder: where vectors are kept; see EmbeddingCache.
         options: see `adapter_options`.
 
     Attributes:
@@ -77,7 +78,7 @@ class AdapterFinetuneEngine:
         model = load_model(model_id, trust_remote_code=self.options.trust_remote_code) if named else model_id
         name = str(model_id) if named else model.model_name
         self._base_models = [name] if is_service(name) or not named else lineage(name)
-        self.base, self._start = without_map(sentence_transformer(model) or _as_first_module(model))
+        self.base, self._start = without_map(sentence_transformer(model) or _as_sentence_transformer(model))
         self.vectors, self.summary, self._rows = _Vectors(self.base, cache_folder), {}, []
 
     @property
@@ -89,7 +90,7 @@ class AdapterFinetuneEngine:
     def dev_dataset(self) -> Any:
         """The questions held out, to be searched in all training chunks; None where there are none."""
         _, dev = split_questions(self.dataset, self.options.dev_fraction, self.options.seed)
-        return questions_about(self.dataset, dev) if dev else None
+        return with_queries(self.dataset, set(dev)) if dev else None
 
     def finetune(self) -> None:
         """Learn the map, keep the best seen on the development split, and write it to `model_output_path`.
@@ -133,7 +134,9 @@ class AdapterFinetuneEngine:
             warnings.warn(BASE_KEPT, stacklevel=2)
         self._save(_whole(kept))
 
-    def _epochs(self, pairs: Any, queries: np.ndarray, chunks: np.ndarray, change: torch.Tensor) -> Iterator[dict]:
+    def _epochs(
+        self, pairs: TrainingPairs, queries: np.ndarray, chunks: np.ndarray, change: torch.Tensor
+    ) -> Iterator[dict]:
         """Train the map's difference from the identity, epoch by epoch."""
         options, rows = self.options, list(pairs.groups.items())
         teacher = _remembering(Teacher(queries, chunks, pairs)) if options.soft_labels < 1 else None
@@ -162,13 +165,11 @@ class AdapterFinetuneEngine:
             vectors = self.vectors(texts, kind)
             return unit(vectors @ weights.T) if kind == "query" else vectors
 
-        found = search_scores(None, self.dataset, dev, embed) if dev else {}
-        return {f"dev_{name}": value for name, value in found.items()}
+        return development_scores(None, self.dataset, dev, embed)
 
     def _save(self, weights: np.ndarray) -> None:
-        card = CARD.format(
-            chain=json.dumps(self._base_models), base=self._base_models[-1], summary=json.dumps(self.summary, indent=2)
-        )
+        chain, summary = json.dumps(self._base_models), json.dumps(self.summary, indent=2)
+        card = CARD.format(chain=chain, base=self._base_models[-1], summary=summary)
         with atomic_path(self.model_output_path) as folder:
             folder.mkdir()
             save_adapter(with_map(self.base, weights), folder)
@@ -186,8 +187,7 @@ class AdapterFinetuneEngine:
         return as_llama_index(with_map(self.base, np.load(file)), str(self.model_output_path), self.vectors.cache)
 
 
-def _as_first_module(service: BaseEmbedding) -> SentenceTransformer:
-    """Return a SentenceTransformer around a LlamaIndex embedding."""
+def _as_sentence_transformer(service: BaseEmbedding) -> SentenceTransformer:
     name = f"openai:{service.model_name}" if service.class_name() == "OpenAIEmbedding" else service.model_name
     return SentenceTransformer(modules=[Service(name, service)], device="cpu")
 
@@ -199,10 +199,10 @@ def _whole(change: torch.Tensor) -> np.ndarray:
 
 def _remembering(teacher: Teacher) -> Callable[[list[int], list[int]], np.ndarray]:
     """Return the teacher with all its scores at hand, where they take less than half a gigabyte."""
-    size = len(teacher.queries), len(teacher.chunks)
-    if size[0] * size[1] > 1e8:
+    queries, chunks = len(teacher.queries), len(teacher.chunks)
+    if queries * chunks > 1e8:
         return teacher
-    scores = teacher(range(size[0]), range(size[1]))
+    scores = teacher(range(queries), range(chunks))
     return lambda queries, chunks: scores[np.ix_(queries, chunks)]
 
 

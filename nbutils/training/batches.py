@@ -8,21 +8,22 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from torch.nn.utils.rnn import pad_sequence
+from transformers import TrainerCallback
 
 from nbutils.models.vectors import tokenised
 from nbutils.questions.dataset import headed
 from nbutils.training.options import TrainingOptions
 from nbutils.training.split import TrainingPairs
-from nbutils.training.teacher import without
+from nbutils.training.teacher import cut_queries_out
 
 AT_ONCE = 1024  # texts that the tokenizer is given together
 
 
-class Shuffle:
+class Shuffle(TrainerCallback):
     """Batches of row numbers in an order that depends on the seed and the epoch alone, so that a run can resume.
 
     Attributes:
-        epoch: passes over the rows before this one.
+        epoch: passes over the rows before this one; as a callback of the trainer it is told.
         step: batches before the one that was given last, in all epochs.
     """
 
@@ -40,19 +41,16 @@ class Shuffle:
             self.step = self.epoch * self.batches + number
             yield part.tolist()
 
+    def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs) -> None:
+        self.epoch = state.global_step // len(train_dataloader)  # state.epoch is a fraction on resuming
+
 
 class GroupCollator:
     """Rows of (chunk, its questions) to the tokens and labels that GroupedRankingLoss takes.
 
     A chunk comes without some of the queries that stand in it word for word (`cloze`), with its header or without
-    (`header_dropout`), and cut to a random share of the batch's longest (`shortest`). What is drawn depends on the seed,
-    the epoch and the chunk, or the step.
-
-    Args:
-        model: whose tokenizer and prompts are used.
-        pairs: all texts, by number.
-        options: of the training run.
-        shuffle: the batches, which know the epoch and the step.
+    (`header_dropout`), and cut to a random share of the batch's longest (`shortest`). The seed decides, with the epoch
+    and the chunk, or with the step.
     """
 
     valid_label_columns = ("label",)
@@ -79,7 +77,8 @@ class GroupCollator:
 
     def _chunk(self, chunk: int, queries: list[int], epoch: int) -> str:
         rng = random.Random(f"{self.shuffle.seed}:{epoch}:{chunk}")
-        text = without(self.pairs.chunks[chunk], [self.pairs.queries[n] for n in queries], self.options.cloze, rng)
+        asked = [self.pairs.queries[number] for number in queries]
+        text = cut_queries_out(self.pairs.chunks[chunk], asked, self.options.cloze, rng)
         return sometimes_headed(self.pairs.headers[chunk], text, self.options, f"{epoch}:{chunk}")
 
     def _limits(self, lengths: list[int]) -> list[int]:
@@ -96,12 +95,9 @@ def sometimes_headed(header: str, text: str, options: TrainingOptions, draw: str
 
 
 class Tokens:
-    """Texts tokenised once, kept without their padding.
+    """Texts tokenised once, with the model's prompt of that kind, and kept without their padding.
 
-    Args:
-        model: whose tokenizer and prompts are used.
-        kind: which of the model's prompts to use.
-        texts: those that will be asked for; others are tokenised when they are.
+    Any text can be asked for; those named at first are tokenised at once.
     """
 
     def __init__(self, model: SentenceTransformer, kind: str, texts: Iterable[str]) -> None:
@@ -125,8 +121,8 @@ class Tokens:
         """Return the tokens of some texts, padded behind to one width, and their `lengths`.
 
         Args:
-            texts: n texts.
-            limits: from the n lengths to the number of tokens each may keep; what is cut keeps its end mark.
+            texts: the texts.
+            limits: from their lengths to the number of tokens each may keep; what is cut keeps its end mark.
         """
         self._add(texts)
         rows = [self.rows[text] for text in texts]

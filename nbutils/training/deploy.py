@@ -18,7 +18,7 @@ def continue_on_all(engine: Any, *datasets: Any, output_path: str | Path, epochs
     """Train on from an engine's model, on the pairs of all datasets together, and return the new engine.
 
     Nothing is held out, so there is no early stopping. All other options are those of the first engine, whose base
-    model stays the teacher of the soft labels.
+    model stays the teacher.
 
     Args:
         engine: one whose `finetune()` is done, ours, an AdapterFinetuneEngine or a DocumentedEngine.
@@ -45,13 +45,13 @@ def continue_on_all(engine: Any, *datasets: Any, output_path: str | Path, epochs
 def learn_questions(deployed: Any, questions: Any, folder: str | Path, *, folds: int = 5, seed: int = 0) -> Any:
     """Train the model to deploy on people's own questions, and make the models that judge what that brings.
 
-    A model cannot be judged by questions that it has learned. So the questions are parted into folds, and for each
-    fold a model learns all questions but the fold's (cross-validation). `compare_models(by_folds=…)` searches each
-    question with the model that has not learned it, nor any other question about its chunks.
+    Those judge by cross-validation: for each fold of the questions a model learns all the others.
+    `compare_models(by_folds=…)` searches each question with the model that has learned neither it nor any other question
+    about its chunks.
 
     Args:
         deployed: the engine of the model to deploy, whose folder is written anew with a model that has learned all.
-        questions: the dataset of people's questions, or None where none were found, which is an error.
+        questions: the dataset of people's questions; None, where none were found, is an error.
         folder: for the folds: a model in each of `0`, `1`, …, and `folds.json`, chunk id -> fold.
         folds: how many; fewer where there are not as many groups of questions.
         seed: of the parting.
@@ -60,7 +60,7 @@ def learn_questions(deployed: Any, questions: Any, folder: str | Path, *, folds:
         The engine of the model that has learned all questions.
 
     Raises:
-        UserError: there are no questions, or all are about one or two chunks: too few to hold some out and learn the rest.
+        UserError: there are no questions, or all are about one or two chunks.
     """
     if questions is None:
         raise UserError("TRAIN_ON_GOLD: there are no gold questions beside the documents. Name a table of questions.")
@@ -72,7 +72,7 @@ def learn_questions(deployed: Any, questions: Any, folder: str | Path, *, folds:
     for number, held_out in enumerate(parts):
         rest = with_queries(questions, set(questions.queries) - held_out)
         continue_on_all(deployed, rest, output_path=folder / str(number), epochs=epochs)
-        chunks |= {chunk: number for query in held_out for chunk in questions.relevant_docs[query]}
+        chunks |= {chunk: number for query in sorted(held_out) for chunk in questions.relevant_docs[query]}
     write_atomic(folder / "folds.json", json.dumps(chunks, indent=1))
     return continue_on_all(deployed, questions, output_path=deployed.model_output_path, epochs=epochs)
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 
 from nbutils.core import UserError
 from nbutils.models.names import DEFAULT_MODEL, resolve_model
 
 if TYPE_CHECKING:
-    import pandas as pd
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
 
@@ -20,13 +20,14 @@ class DocumentedEngine:
     """The engine of `llama_index.finetuning` as documented, with the attributes of ours that a run needs.
 
     Args:
-        dataset: anything with `queries`, `corpus` and `relevant_docs`.
-        model_id: as for `SentenceTransformersFinetuneEngine`; the packaged model is resolved to its folder.
-        model_output_path: folder to write the model to.
+        dataset, model_id, model_output_path: as for ours.
         seed: of torch's random numbers.
         max_seq_length: tokens to read of a text; default is the model's own limit, as documented.
         on_progress: called with `history` when training has ended.
         options: its other arguments.
+
+    Attributes:
+        history: the columns of ours without a row: the documented engine keeps no curve.
 
     Raises:
         UserError: it does not import (it needs `mistralai<2`), or it has no such option.
@@ -42,18 +43,17 @@ class DocumentedEngine:
         *,
         seed: int = 0,
         max_seq_length: int | None = None,
-        on_progress: "Callable[[pd.DataFrame], None] | None" = None,
+        on_progress: Callable[[pd.DataFrame], None] | None = None,
         **options: Any,
     ) -> None:
         try:
             with warnings.catch_warnings(action="ignore"):
                 from llama_index.finetuning import SentenceTransformersFinetuneEngine as Documented
         except ImportError as error:
-            raise UserError(
-                f"The documented engine does not import ({error}). "
-                "Run `pip install llama-index-finetuning 'mistralai<2'`."
-            ) from error
+            advice = "Run `pip install llama-index-finetuning 'mistralai<2'`."
+            raise UserError(f"The documented engine does not import ({error}). {advice}") from error
         torch.manual_seed(seed)
+        self.history = pd.DataFrame(columns=["step", "epoch", "loss", "learning_rate"])
         self.model_output_path = Path(model_output_path)
         self.options = {name: value for name, value in options.items() if name != "val_dataset"}
         self.options |= {"seed": seed, "max_seq_length": max_seq_length, "on_progress": on_progress}
@@ -69,27 +69,17 @@ class DocumentedEngine:
         if max_seq_length:
             self.engine.model.max_seq_length = max_seq_length
 
-    @property
-    def history(self) -> "pd.DataFrame":
-        """The columns of our engine's history without a row: the documented engine keeps no curve."""
-        import pandas as pd
-
-        return pd.DataFrame(columns=["step", "epoch", "loss", "learning_rate"])
-
     def finetune(self) -> None:
         """Train and write the model."""
         started = time.monotonic()
         with warnings.catch_warnings(action="ignore"):
             self.engine.finetune()
+        epochs, size = self.engine.epochs, self.engine.loader.batch_size
         self.summary = {
             "kept": "fine-tuned",
             "seconds": round(time.monotonic() - started, 1),
             "max_seq_length": self.engine.model.max_seq_length,
-            "recipe": {
-                "engine": "llama-index",
-                "epochs": self.engine.epochs,
-                "batch_size": self.engine.loader.batch_size,
-            },
+            "recipe": {"engine": "llama-index", "epochs": epochs, "batch_size": size},
         }
         if self.on_progress:
             self.on_progress(self.history)

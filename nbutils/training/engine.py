@@ -13,29 +13,21 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 
 from nbutils.core import UserError, content_hash, first_line
 from nbutils.models.names import DEFAULT_MODEL, is_static, load_model, longest_input
 from nbutils.models.vectors import base_and_map, model_fingerprint, out_of_memory
-from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, passages
-from nbutils.training.card import lineage, model_card
-from nbutils.training.folder import need_model, open_embedding, save_folder
+from nbutils.questions.dataset import passages, with_queries
+from nbutils.training.folder import SETTINGS, lineage, need_model, save_folder
 from nbutils.training.loss import process, processes
 from nbutils.training.options import TrainingOptions
-from nbutils.training.split import TrainingPairs, questions_about, search_scores, split_questions, training_pairs
-from nbutils.training.trainer import (
-    DEV_SCORE,
-    Recorder,
-    Trainer,
-    latest_checkpoint,
-    make_trainer,
-    training_arguments,
-)
+from nbutils.training.split import TrainingPairs, development_scores, split_questions, training_pairs
+from nbutils.training.trainer import DEV_SCORE, Recorder, Trainer, latest_checkpoint, make_trainer, training_arguments
 from nbutils.training.weights import merge_lora, prepare_weights
 
 if TYPE_CHECKING:
-    import pandas as pd
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from sentence_transformers import SentenceTransformer
 
@@ -44,17 +36,14 @@ LENGTH_THAT_PAYS = 512  # tokens; see benchmarks/finetune_speed.py
 
 
 class SentenceTransformersFinetuneEngine:
-    """Fine-tune a sentence-transformers model on a question dataset.
-
-    Takes the arguments of LlamaIndex's engine of the same name.
+    """Fine-tune a sentence-transformers model on a question dataset, with the arguments of LlamaIndex's engine.
 
     Args:
         dataset: anything with `queries`, `corpus` and `relevant_docs`.
         model_id: base model: the packaged `all-MiniLM-L6-v2`, a folder, or a hub id.
         model_output_path: folder to write the model to.
-        batch_size, loss, epochs: see TrainingOptions.
         val_dataset: taken as on the page, and left alone: nothing is chosen by it, so it can judge the model later.
-        options: any other field of TrainingOptions.
+        batch_size, loss, epochs, options: see TrainingOptions.
 
     Attributes:
         options: the TrainingOptions.
@@ -97,14 +86,12 @@ class SentenceTransformersFinetuneEngine:
         self.model.max_seq_length = _reading_length(self.model, dataset, chosen.max_seq_length)
 
     @property
-    def history(self) -> "pd.DataFrame":
+    def history(self) -> pd.DataFrame:
         """One row per step (per ten on a GPU): step, seconds, epoch, loss, learning_rate, grad_norm, development scores.
 
         Step 0 is the base model. The scores (dev_hit_rate@5, dev_mrr@10, dev_ndcg@10) stand where the model was
         evaluated, NaN elsewhere.
         """
-        import pandas as pd
-
         return self._recorder.history if self._recorder else pd.DataFrame()
 
     @property
@@ -113,10 +100,10 @@ class SentenceTransformersFinetuneEngine:
         return self.model_output_path.with_name(f"{self.model_output_path.name}_checkpoints")
 
     @property
-    def dev_dataset(self) -> EmbeddingQAFinetuneDataset | None:
+    def dev_dataset(self) -> Any:
         """The questions held out, to be searched in all training chunks; None where there are none."""
         _, dev = self._split()
-        return questions_about(self.dataset, dev) if dev else None
+        return with_queries(self.dataset, set(dev)) if dev else None
 
     def _split(self) -> tuple[list[str], list[str]]:
         return split_questions(self.dataset, self.options.dev_fraction, self.options.seed)
@@ -154,14 +141,9 @@ class SentenceTransformersFinetuneEngine:
         self.model.load_state_dict(recorder.best_weights or recorder.base_weights)
         if options.lora_rank:
             merge_lora(self.model)
-        self.summary = self._summarise(pairs, options, as_shipped, stopped) | {
-            "bf16": arguments.bf16,
-            "fp16": arguments.fp16,
-        }
+        self.summary = self._summarise(pairs, options, arguments, as_shipped, stopped)
         if process() == 0:
-            save_folder(
-                self.model, self.model_output_path, model_card(self.model, self.model_output_path.name, self.summary)
-            )
+            save_folder(self.model, self.model_output_path, self.summary)
             with contextlib.suppress(OSError):
                 self.checkpoint_path.rmdir()  # the trainer makes it even where nothing is saved
             if self.summary["kept"] == "base":
@@ -178,8 +160,40 @@ class SentenceTransformersFinetuneEngine:
         except UserError as error:
             raise UserError(f"teacher: {error}") from error
 
+    def _train(self, trainer: Trainer, latest: Path | None) -> str:
+        """Train and return why training ended."""
+        try:
+            with self._recorder.bar:
+                if self._recorder.stopped:  # before it was resumed
+                    return "no gain"
+                trainer.train(resume_from_checkpoint=str(latest) if latest else None)
+        except KeyboardInterrupt:
+            self._recorder.evaluate(trainer.state)
+            return "interrupted"
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            size, length = trainer.args.per_device_train_batch_size, self.model.max_seq_length
+            raise UserError(
+                f"Out of memory with batch_size {size} at {length} tokens. Lower batch_size or max_seq_length."
+            ) from error
+        return "no gain" if trainer.state.global_step < trainer.state.max_steps else "done"
+
+    def _scores(self, max_seq_length: int | None = None) -> dict[str, float]:
+        """Return the model's scores on the development split, the same in every process."""
+        scores: list[dict[str, float]] = [{}]
+        if process() == 0:
+            training, length = self.model.training, self.model.max_seq_length
+            self.model.max_seq_length = max_seq_length or length
+            scores = [development_scores(self.model, self.dataset, self._dev)]
+            self.model.train(training)
+            self.model.max_seq_length = length
+        if processes() > 1:
+            torch.distributed.broadcast_object_list(scores)
+        return scores[0]
+
     def _summarise(
-        self, pairs: TrainingPairs, options: TrainingOptions, as_shipped: dict[str, float], stopped: str
+        self, pairs: TrainingPairs, options: TrainingOptions, arguments: Any, as_shipped: dict[str, float], stopped: str
     ) -> dict[str, Any]:
         recorder = self._recorder
         return {
@@ -199,40 +213,9 @@ class SentenceTransformersFinetuneEngine:
             "shipped_max_seq_length": self.shipped_max_seq_length,
             "device": str(self.model.device),
             "recipe": options.recipe(),
+            "bf16": arguments.bf16,
+            "fp16": arguments.fp16,
         }
-
-    def _train(self, trainer: Trainer, latest: Path | None) -> str:
-        """Train and return why training ended."""
-        try:
-            with self._recorder.bar:
-                if self._recorder.stopped:  # before it was resumed
-                    return "no gain"
-                trainer.train(resume_from_checkpoint=str(latest) if latest else None)
-        except KeyboardInterrupt:
-            self._recorder.evaluate(trainer.state)
-            return "interrupted"
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            raise UserError(
-                f"Out of memory with batch_size {trainer.args.per_device_train_batch_size} at {self.model.max_seq_length} tokens. "
-                "Lower batch_size or max_seq_length."
-            ) from error
-        return "no gain" if trainer.state.global_step < trainer.state.max_steps else "done"
-
-    def _scores(self, max_seq_length: int | None = None) -> dict[str, float]:
-        """Return the model's scores on the development split, the same in every process."""
-        scores: list[dict[str, float]] = [{}]
-        if process() == 0 and self._dev:
-            training, length = self.model.training, self.model.max_seq_length
-            self.model.max_seq_length = max_seq_length or length
-            found = search_scores(self.model, self.dataset, self._dev)
-            scores = [{f"dev_{name}": value for name, value in found.items()}]
-            self.model.train(training)
-            self.model.max_seq_length = length
-        if processes() > 1:
-            torch.distributed.broadcast_object_list(scores)
-        return scores[0]
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the written folder to a Hugging Face hub and return its address.
@@ -266,7 +249,12 @@ class SentenceTransformersFinetuneEngine:
         Raises:
             UserError: there is no model yet.
         """
-        return open_embedding(self.model_output_path, **model_kwargs)
+        from llama_index.embeddings.huggingface import HuggingFaceEmbedding
+
+        need_model(self.model_output_path)
+        prompts = json.loads((self.model_output_path / SETTINGS).read_text())["prompts"]
+        known = {"query_instruction": prompts.get("query") or None, "text_instruction": prompts.get("document") or None}
+        return HuggingFaceEmbedding(model_name=str(self.model_output_path), **(known | model_kwargs))
 
 
 def _reading_length(model: "SentenceTransformer", dataset: Any, asked: int | None) -> int:
@@ -283,11 +271,6 @@ def _reading_length(model: "SentenceTransformer", dataset: Any, asked: int | Non
 
 def _fingerprint(models: list["SentenceTransformer"], dataset: Any, options: TrainingOptions) -> str:
     """Return a digest of all that decides the weights; only checkpoints with the same one fit."""
-    contents = [
-        dataset.queries,
-        passages(dataset),
-        dataset.relevant_docs,
-        options.recipe(),
-        [m.prompts for m in models],
-    ]
+    prompts = [model.prompts for model in models]
+    contents = [dataset.queries, passages(dataset), dataset.relevant_docs, options.recipe(), prompts]
     return content_hash(json.dumps(contents, default=str), *map(model_fingerprint, models))

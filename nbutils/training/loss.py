@@ -21,21 +21,20 @@ class GroupedRankingLoss(nn.Module):
 
     For question q of chunk c the candidates are the batch's chunks and the questions of the other chunks; for chunk
     c with question q they are the batch's questions. A chunk that also answers q, and another question of the same
-    chunk, is never a negative. The cross-entropies of both directions are averaged. Under `torchrun` each process
-    encodes its share of the batch and the loss is that of the whole batch.
+    chunk, is never a negative. The cross-entropies of both directions are averaged. Of several processes each encodes
+    its share of the batch, and the loss is that of the whole batch.
     Source: the contrastive loss of GTE (https://arxiv.org/abs/2308.03281, section 3.3) without its chunk–chunk pairs.
 
     Args:
         model: the model to train.
         positives: for each question's number the numbers of all chunks that answer it.
         scale: inverse temperature: the cosine similarities are multiplied by it.
-        dimensions: sizes of the Matryoshka prefixes to train besides the full vector
-            (https://arxiv.org/abs/2205.13147).
+        dimensions: Matryoshka prefixes to train besides the full vector (https://arxiv.org/abs/2205.13147).
         teacher: scores of chunks for questions by their numbers, for soft labels.
-        share: of a question's target that its own chunk keeps where there is a teacher.
+        share: see `chunk_targets`.
         tokens_per_pass: texts are sorted by length and encoded in sub-batches of about this many tokens.
-        tokens_kept: beyond this many tokens a batch, activations are computed again in the backward pass instead
-            of kept (https://arxiv.org/abs/2101.06983); None keeps all.
+        tokens_kept: beyond this many tokens a batch, activations are computed again in the backward pass
+            (https://arxiv.org/abs/2101.06983); None keeps all.
     """
 
     def __init__(
@@ -52,8 +51,8 @@ class GroupedRankingLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.positives, self.scale, self.dimensions = model, positives, scale, dimensions
-        self.tokens_per_pass, self.tokens_kept = tokens_per_pass, tokens_kept
         self.teacher, self.share = teacher, share
+        self.tokens_per_pass, self.tokens_kept = tokens_per_pass, tokens_kept
 
     def forward(self, features: list[dict[str, Any]], labels: dict[str, list[int]]) -> torch.Tensor:
         """Return the loss, a scalar. Nothing here waits for the device.
@@ -150,10 +149,10 @@ def chunk_targets(
         share: what the own chunk keeps; the rest is a softmax of the scores over the batch's chunks.
 
     Returns:
-        Shape (questions, chunks), each row adding up to 1; 0 for any other chunk that answers the question too.
+        Shape (questions, chunks), rows of sum 1; 0 for any other chunk that answers the question too.
     """
     hard = nn.functional.one_hot(own, answers.shape[1]).float()
-    if scores is None or share >= 1:
+    if scores is None:
         return hard
     others = answers.scatter(1, own[:, None], False)
     soft = (torch.as_tensor(scores, device=own.device).float() / TEMPERATURE).masked_fill(others, NEVER).softmax(1)

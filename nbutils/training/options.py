@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from nbutils.core import UserError
-from nbutils.training.card import lineage
+from nbutils.training.folder import lineage
 
 NOT_IN_RECIPE = {
     "loss", "max_seq_length", "prompts", "device", "trust_remote_code", "evaluation_steps", "save_checkpoints",
@@ -24,22 +24,22 @@ class TrainingOptions(BaseModel):
     """All that can be chosen about a training run; each is a keyword argument of the engine.
 
     Args:
-        batch_size: chunks per step, each with all its questions; pairs per step with a `loss` of your own. By default 32,
-            and with many chunks 64 or 128 (see `settled`), on every device: what memory does not hold is computed again.
+        batch_size: chunks per step, each with all its questions, or pairs per step with a `loss` of your own; by default
+            as `settled` says.
         epochs: passes over the training chunks at most.
         learning_rate: peak of the schedule (10 % warm-up, linear decay).
         weight_decay: of AdamW.
         seed: of the split, the order and the draws.
         loss: a sentence-transformers loss over (query, document) pairs, or a function from the model to one;
             default is GroupedRankingLoss.
-        scale, shortest, matryoshka_dims: see GroupedRankingLoss (`dimensions` for the last).
+        scale, matryoshka_dims: see GroupedRankingLoss (`dimensions` for the second).
+        shortest: chunks are cut to a random share, from this one to 1, of the longest in their batch.
         soft_labels: share of a question's target that its own chunk keeps; the rest goes to the batch's chunks that the
             teacher and BM25 find alike. 1 is the usual hard label.
         teacher: the model whose cosines give the soft labels, named as `model_id` is; default is the base model. Name the
-            first base here where training goes on from a model that was fine-tuned already.
+            first base where training goes on from a fine-tuned model.
         cloze: how often a query that stands in its chunk word for word is taken out of it in training.
-        header_dropout: how often a chunk with a header is trained on without it, drawn anew for each chunk and step, so that
-            the model is good with and without headers.
+        header_dropout: how often a chunk is trained on without its header, drawn anew for each chunk and epoch.
         use_all_docs: train on every chunk of a question, not only on its first.
         dropout: keep the model's dropout; training without it is much faster on a CPU.
         frozen_layers: layers to leave as they are, counted from the input, with the token embeddings.
@@ -61,7 +61,7 @@ class TrainingOptions(BaseModel):
         checkpoint_save_total_limit: checkpoints to keep; 0 keeps all.
         show_progress_bar: show a bar.
         callbacks: callbacks for the trainer.
-        on_progress: called with `history` as it grows, at most once a second.
+        on_progress: called with `history` as it grows.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -117,10 +117,9 @@ class TrainingOptions(BaseModel):
             raise UserError(f"{name} is {values[name]!r}: {first['msg']}.") from None
 
     def settled(self, chunks: int) -> "TrainingOptions":
-        """Return the options with a batch size for so many chunks, where none was given.
+        """Return the options with a batch size for so many chunks, where none was given: 32, 64 or 128.
 
-        That is between 32 and 128, as large as leaves 16 steps a pass or more. Larger batches hold more negatives, which
-        taught more on 2,689 chunks; with few chunks there would be too few steps.
+        It is as large as leaves 16 steps a pass: larger batches hold more negatives, which taught more on 2,689 chunks.
         """
         size = next((size for size in (128, 64) if chunks >= 16 * size and self.loss is None), 32)
         return self if self.batch_size else self.model_copy(update={"batch_size": size})
@@ -134,8 +133,6 @@ class TrainingOptions(BaseModel):
 
 def adapter_options(**values: Any) -> TrainingOptions:
     """Return the options of an AdapterFinetuneEngine: those in ADAPTER_OPTIONS, with defaults of their own.
-
-    The decay of the weights pulls the map towards the identity.
 
     Raises:
         UserError: the adapter has no such option, or its value is out of range.

@@ -23,13 +23,13 @@ SCORES = ("hit_rate@5", "mrr@10", "ndcg@10")
 def split_questions(dataset: Any, fraction: float, seed: int = 0) -> tuple[list[str], list[str]]:
     """Hold out whole blocks of neighbouring chunks with their questions.
 
-    Questions about a chunk whose text overlaps that of a held-out neighbour belong to neither part: splitters let
-    neighbours share text, and training on it would flatter the development score.
+    Questions about a chunk that shares text with a held-out neighbour belong to neither part: training on them would
+    flatter the development score.
 
     Args:
         dataset: anything with `queries`, `corpus` (in reading order) and `relevant_docs`.
         fraction: share of the chunks with questions to hold out, 0 to 1.
-        seed: decides which blocks.
+        seed: of the choice.
 
     Returns:
         The ids of the questions to train on and of those held out; none are held out of a corpus too small for it.
@@ -37,10 +37,8 @@ def split_questions(dataset: Any, fraction: float, seed: int = 0) -> tuple[list[
     Raises:
         UserError: a question points to no chunk.
     """
+    EmbeddingQAFinetuneDataset.check(dataset)
     queries, corpus, relevant = dataset.queries, dataset.corpus, dataset.relevant_docs
-    for query_id in queries:
-        if not relevant.get(query_id) or any(chunk_id not in corpus for chunk_id in relevant[query_id]):
-            raise UserError(f"Question {query_id} points to no chunk of the corpus. Remove it or add its chunk.")
     texts = list(dict.fromkeys(corpus.values()))
     about = {query_id: {corpus[chunk_id] for chunk_id in relevant[query_id]} for query_id in queries}
     asked = set().union(*about.values())
@@ -66,16 +64,16 @@ def _overlapping(texts: list[str], held_out: set[str]) -> set[str]:
     for place in [place for place, text in enumerate(texts) if text in held_out]:
         for step in (-1, 1):
             other = place + step
-            while 0 <= other < len(texts) and _overlap(*sorted((place, other)), texts) >= LEAST_OVERLAP:
+            while 0 <= other < len(texts) and _overlap(*(texts[each] for each in sorted((place, other)))):
                 found.add(texts[other])
                 other += step
     return found - held_out
 
 
-def _overlap(earlier: int, later: int, texts: list[str]) -> int:
-    """Return how many characters at the end of the earlier text also begin the later one."""
-    first, second = texts[earlier], texts[later]
-    return next((k for k in range(min(len(first), len(second)), 0, -1) if first.endswith(second[:k])), 0)
+def _overlap(earlier: str, later: str) -> bool:
+    """Whether the end of one text begins the other."""
+    longest = min(len(earlier), len(later))
+    return any(earlier.endswith(later[:length]) for length in range(LEAST_OVERLAP, longest + 1))
 
 
 @dataclass(frozen=True)
@@ -130,29 +128,19 @@ def training_pairs(dataset: Any, query_ids: list[str], use_all_docs: bool = Fals
     return TrainingPairs(queries, texts, [header for header, _ in number], positives, groups)
 
 
-def questions_about(dataset: Any, query_ids: list[str]) -> EmbeddingQAFinetuneDataset:
-    """Return the dataset with these questions only, to be searched in all its chunks."""
-    return EmbeddingQAFinetuneDataset(
-        queries={query_id: dataset.queries[query_id] for query_id in query_ids},
-        corpus=dict(dataset.corpus),
-        relevant_docs={query_id: dataset.relevant_docs[query_id] for query_id in query_ids},
-        headers=dict(getattr(dataset, "headers", {})),
-    )
-
-
 def search_scores(
     model: Any, dataset: Any, queries: list[str] | None = None, embed: Callable[..., np.ndarray] = encode
 ) -> dict[str, float]:
     """Search a dataset's chunks, with their headers, with its questions.
 
     Args:
-        model: the model that embeds both: a SentenceTransformer or a LlamaIndex embedding.
+        model: a SentenceTransformer or a LlamaIndex embedding.
         dataset: anything with `queries`, `corpus` and `relevant_docs`.
         queries: ids of the questions to ask; default is all. With these, at most 200 irrelevant chunks are searched.
         embed: from the model, n texts and their kind to n vectors.
 
     Returns:
-        hit_rate@5, mrr@10 and ndcg@10, each a mean over the questions between 0 and 1.
+        hit_rate@5, mrr@10 and ndcg@10, means between 0 and 1.
     """
     asked = list(dataset.queries if queries is None else queries)
     grades = [_grades(dataset.relevant_docs[query_id]) for query_id in asked]
@@ -170,6 +158,12 @@ def search_scores(
     gains = np.array([[row.get(chunk_ids[i], 0.0) for i in best] for row, best in zip(grades, found, strict=True)])
     metrics = query_metrics(gains, [list(row.values()) for row in grades])
     return {name: float(metrics[name].mean()) for name in SCORES}
+
+
+def development_scores(model: Any, dataset: Any, queries: list[str], embed: Callable[..., np.ndarray] = encode) -> dict:
+    """Return the scores of `search_scores` by their names in a training's history; none where there are no questions."""
+    found = search_scores(model, dataset, queries, embed) if queries else {}
+    return {f"dev_{name}": value for name, value in found.items()}
 
 
 def _grades(relevant: Any) -> dict[str, float]:

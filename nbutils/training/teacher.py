@@ -15,11 +15,10 @@ LEAST_LEFT = 0.3  # share of a chunk's characters that must be left
 
 
 class Teacher:
-    """Scores of chunks for queries: how many standard deviations above its mean over all chunks the cosine of the
-    model lies, plus the same of BM25.
+    """Scores of chunks for queries: the standard score of the model's cosine over all chunks, plus that of BM25.
 
-    A chunk is scored without the queries that stand in it word for word. Scores are made anew for each batch, so that
-    memory grows with the number of chunks and not with the number of pairs.
+    BM25 sees a chunk without the queries that stand in it word for word. Scores are made anew for each batch: all
+    together they might not fit in memory.
 
     Args:
         queries: vectors of the queries, of length 1, shape (n, dimensions).
@@ -30,7 +29,7 @@ class Teacher:
     def __init__(self, queries: np.ndarray, chunks: np.ndarray, pairs: TrainingPairs) -> None:
         self.queries, self.chunks, self.texts = queries, chunks, pairs.queries
         asked = [[pairs.queries[query] for query in pairs.groups.get(chunk, ())] for chunk in range(len(pairs.chunks))]
-        left = map(without, pairs.chunks, asked)
+        left = map(cut_queries_out, pairs.chunks, asked)
         self.bm25 = BM25Index(list(map(headed, pairs.headers, left)))
 
     def __call__(self, queries: Sequence[int], chunks: Sequence[int]) -> np.ndarray:
@@ -44,15 +43,15 @@ def _standard(scores: np.ndarray) -> np.ndarray:
     return (scores - scores.mean(1, keepdims=True)) / np.maximum(scores.std(1, keepdims=True), 1e-6)
 
 
-def without(chunk: str, queries: Sequence[str], rate: float = 1.0, rng: random.Random | None = None) -> str:
+def cut_queries_out(chunk: str, queries: Sequence[str], rate: float = 1.0, rng: random.Random | None = None) -> str:
     """Return a chunk without the queries that stand in it word for word, as long as enough of it is left.
 
     Source: the inverse cloze task of Lee, Chang and Toutanova (ACL 2019, https://arxiv.org/abs/1906.00300), which takes
     the sentence out nine times in ten.
 
     Args:
-        chunk: the text.
-        queries: its queries.
+        chunk: its text.
+        queries: those to take out.
         rate: how often each is taken out.
         rng: random numbers for a rate below 1.
     """

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from torch.utils.data import DataLoader
@@ -34,15 +36,11 @@ KEPT = ("rows", "base", "best", "best_step", "waited", "last_step")
 class Trainer(SentenceTransformerTrainer):
     """The stock trainer with our batches and schedule, whose checkpoints hold weights only.
 
-    The learning rate is never zero, neither in the first step nor in the last. The batches depend on the seed and the
-    epoch alone, so that a run can resume. With a GroupedRankingLoss each process gets the whole batch.
+    The learning rate is never zero, neither in the first step nor in the last. With a GroupedRankingLoss each process
+    gets the whole batch.
     """
 
-    def __init__(self, *args: Any, shuffle: Shuffle, **kwargs: Any) -> None:
-        self.shuffle = shuffle
-        super().__init__(*args, **kwargs)
-        self.remove_callback(PrinterCallback)
-        self.add_callback(_Clock(self))
+    shuffle: Shuffle
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Leave it out: its card would quote the training texts."""
@@ -101,16 +99,6 @@ class Trainer(SentenceTransformerTrainer):
         self.accelerator.free_memory()
 
 
-class _Clock(TrainerCallback):
-    """Tell the batches the epoch, on which their random draws depend."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs) -> None:
-        self.trainer.shuffle.epoch = state.global_step // len(train_dataloader)  # state.epoch is a fraction on resuming
-
-
 class Recorder(TrainerCallback):
     """Keep the curve and the best weights, write both beside each checkpoint, and say when to stop.
 
@@ -118,7 +106,7 @@ class Recorder(TrainerCallback):
         model: the model that is trained, with the base's weights.
         options: of the training run.
         scores: returns the model's scores on the development split, in every process the same.
-        fingerprint: of data, options and base; a checkpoint is only of use to a run with the same.
+        fingerprint: of data, options and base; a checkpoint fits only a run with the same.
     """
 
     def __init__(
@@ -130,13 +118,12 @@ class Recorder(TrainerCallback):
     ) -> None:
         self.model, self.options, self.scores, self.fingerprint = model, options, scores, fingerprint
         self.base_weights = copy_weights(model)
-        self.every = options.evaluation_steps or 1
         self.rows: list[dict[str, float]] = []
         self.base: dict[str, float] = {}
         self.best: dict[str, float] = {}
         self.best_weights: dict[str, torch.Tensor] | None = None
         self.best_step = self.waited = self.last_step = 0
-        self.started, self.told = time.monotonic(), 0.0
+        self.started = time.monotonic()
         quiet = not options.show_progress_bar or process() > 0
         self.bar = progress(desc="Fine-tuning", unit="step", disable=quiet)
 
@@ -146,10 +133,8 @@ class Recorder(TrainerCallback):
         return bool(self.options.patience) and self.waited >= self.options.patience
 
     @property
-    def history(self) -> Any:
-        """One row per step, as a DataFrame."""
-        import pandas as pd
-
+    def history(self) -> pd.DataFrame:
+        """One row per step."""
         frame = pd.DataFrame(self.rows)
         return frame.groupby("step", as_index=False).last() if len(frame) else frame
 
@@ -160,11 +145,9 @@ class Recorder(TrainerCallback):
 
     def record(self, **row: float) -> None:
         """Add a row to the curve, and tell whoever listens."""
-        now = time.monotonic()
-        self.rows.append({"seconds": round(now - self.started, 2), **row})
-        if self.options.on_progress and process() == 0 and ("loss" not in row or now - self.told > 1):
+        self.rows.append({"seconds": round(time.monotonic() - self.started, 2), **row})
+        if self.options.on_progress and process() == 0:
             self.options.on_progress(self.history)
-            self.told = time.monotonic()
 
     def evaluate(self, state: Any) -> None:
         """Score the model as it would be kept now, and remember it if it is the best so far."""
@@ -230,12 +213,11 @@ class Recorder(TrainerCallback):
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return the whole checkpoints in a folder, in the order of their steps."""
-    found = {}
-    for record in folder.glob(f"checkpoint-*/{RECORD}"):
-        step = record.parent.name.removeprefix("checkpoint-")
-        if step.isdecimal():
-            found[int(step)] = record.parent
-    return [found[step] for step in sorted(found)]
+    steps = {
+        record.parent: record.parent.name.removeprefix("checkpoint-")
+        for record in folder.glob(f"checkpoint-*/{RECORD}")
+    }
+    return sorted((path for path, step in steps.items() if step.isdecimal()), key=lambda path: int(steps[path]))
 
 
 def latest_checkpoint(folder: Path, fingerprint: str) -> Path | None:
@@ -289,18 +271,7 @@ def make_trainer(
     recorder: Recorder,
     teacher: SentenceTransformer,
 ) -> Trainer:
-    """Return the trainer of a model, ready for `train()`.
-
-    Args:
-        model: the model, prepared for training.
-        pairs: what to train on.
-        options: how to train.
-        arguments: the stock trainer's, from `training_arguments`.
-        recorder: what watches.
-        teacher: the model whose cosines give the soft labels.
-    """
-    from datasets import Dataset
-
+    """Return the trainer of a model that is prepared for training; `teacher` is the one of the soft labels."""
     grouped = options.loss is None
     examples = len(pairs.groups) if grouped else sum(map(len, pairs.groups.values()))
     takers = 1 if grouped else processes()  # of different batches, the same number each, or they would wait for ever
@@ -312,15 +283,11 @@ def make_trainer(
         loss = _grouped_loss(model, pairs, options, teacher)
     else:
         members = [(query, chunk) for chunk, queries in pairs.groups.items() for query in queries]
-        rows = Dataset.from_dict(
-            {
-                "query": [pairs.queries[query] for query, _ in members],
-                "document": [
-                    sometimes_headed(pairs.headers[chunk], pairs.chunks[chunk], options, f"{query}:{chunk}")
-                    for query, chunk in members
-                ],
-            }
-        )
+        documents = [
+            sometimes_headed(pairs.headers[chunk], pairs.chunks[chunk], options, f"{query}:{chunk}")
+            for query, chunk in members
+        ]
+        rows = Dataset.from_dict({"query": [pairs.queries[query] for query, _ in members], "document": documents})
         collator, loss = None, options.loss
     trainer = Trainer(
         model=model,
@@ -328,9 +295,10 @@ def make_trainer(
         train_dataset=rows,
         loss=loss,
         data_collator=collator,
-        callbacks=[recorder, *options.callbacks],
-        shuffle=shuffle,
+        callbacks=[recorder, shuffle, *options.callbacks],
     )
+    trainer.shuffle = shuffle
+    trainer.remove_callback(PrinterCallback)
     if processes() == 1:
         pass_sparse_gradients(model.transformers_model.get_input_embeddings())
     return trainer
@@ -339,16 +307,10 @@ def make_trainer(
 def _grouped_loss(
     model: SentenceTransformer, pairs: TrainingPairs, options: TrainingOptions, teacher: SentenceTransformer
 ) -> GroupedRankingLoss:
-    taught = None
+    given = {"scale": options.scale, "dimensions": options.matryoshka_dims}
     if options.soft_labels < 1:
-        taught = Teacher(encode(teacher, pairs.queries, "query"), encode(teacher, pairs.passages), pairs)
-    on_cpu = model.device.type == "cpu"
-    return GroupedRankingLoss(
-        model,
-        pairs.positives,
-        scale=options.scale,
-        dimensions=options.matryoshka_dims,
-        teacher=taught,
-        share=options.soft_labels,
-        **({} if on_cpu else {"tokens_per_pass": 16384, "tokens_kept": None}),
-    )
+        vectors = encode(teacher, pairs.queries, "query"), encode(teacher, pairs.passages)
+        given |= {"teacher": Teacher(*vectors, pairs), "share": options.soft_labels}
+    if model.device.type != "cpu":
+        given |= {"tokens_per_pass": 16384, "tokens_kept": None}
+    return GroupedRankingLoss(model, pairs.positives, **given)

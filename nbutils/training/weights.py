@@ -15,10 +15,8 @@ def copy_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return a copy of the model's weights: on its own device if four fit there, or else on the CPU."""
     weights = {name: value.detach() for name, value in model.state_dict().items()}
     device = next(iter(weights.values())).device
-    if (
-        device.type == "cuda"
-        and 4 * sum(value.nbytes for value in weights.values()) > torch.cuda.mem_get_info(device)[0]
-    ):
+    size = sum(value.nbytes for value in weights.values())
+    if device.type == "cuda" and 4 * size > torch.cuda.mem_get_info(device)[0]:
         device = torch.device("cpu")
     return {name: value.to(device, copy=True).contiguous() for name, value in weights.items()}
 
@@ -65,10 +63,7 @@ def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 
 def pass_sparse_gradients(embedding: nn.Embedding) -> None:
-    """Let each sub-batch add only the rows it used to the gradient of a large table.
-
-    The gradient itself stays dense, as the optimizer wants it.
-    """
+    """Let each sub-batch add only the rows it used to the gradient of a large table, which stays dense itself."""
 
     def densify(weight: nn.Parameter) -> None:
         if weight.grad.is_sparse:

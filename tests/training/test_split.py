@@ -8,8 +8,8 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from nbutils.core import UserError
-from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
-from nbutils.training.split import questions_about, search_scores, split_questions, training_pairs
+from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, with_queries
+from nbutils.training.split import search_scores, split_questions, training_pairs
 
 
 def made_of(texts: list[str]) -> EmbeddingQAFinetuneDataset:
@@ -86,7 +86,7 @@ def test_chunks_that_differ_in_their_headers_alone_are_apart_and_no_negatives_of
     bare = data.model_copy(update={"corpus": data.passages(), "headers": {}})
     model = SentenceTransformer(tiny, device="cpu")
     assert search_scores(model, data) == search_scores(model, bare)
-    assert questions_about(data, ["c0q0"]).passages() == data.passages()
+    assert with_queries(data, {"c0q0"}).passages() == data.passages()
 
 
 def test_scores_are_those_of_a_plain_search(tiny, dataset):

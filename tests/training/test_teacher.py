@@ -8,7 +8,7 @@ from nbutils.models.search import BM25Index
 from nbutils.models.vectors import encode
 from nbutils.training.engine import SentenceTransformersFinetuneEngine
 from nbutils.training.split import TrainingPairs
-from nbutils.training.teacher import Teacher, without
+from nbutils.training.teacher import Teacher, cut_queries_out
 
 CHUNK = "The north ferry sails at nine. A ticket costs ten crowns\nin summer. Dogs travel free of charge on every deck."
 
@@ -36,11 +36,13 @@ def test_a_chunk_is_scored_without_the_sentences_taken_from_it_but_with_its_head
 
 
 def test_a_sentence_is_taken_out_of_its_chunk_whatever_the_line_breaks():
-    left = without(CHUNK, ["A ticket costs ten crowns in summer."])
+    left = cut_queries_out(CHUNK, ["A ticket costs ten crowns in summer."])
     assert "ticket" not in left and "nine." in left and "Dogs" in left
-    assert without(CHUNK, ["no such words"]) == CHUNK
-    assert without(CHUNK, [CHUNK]) == CHUNK  # too little would be left
-    draws = [without(CHUNK, ["Dogs travel free of charge on every deck."], 0.9, random.Random(i)) for i in range(200)]
+    assert cut_queries_out(CHUNK, ["no such words"]) == CHUNK
+    assert cut_queries_out(CHUNK, [CHUNK]) == CHUNK  # too little would be left
+    draws = [
+        cut_queries_out(CHUNK, ["Dogs travel free of charge on every deck."], 0.9, random.Random(i)) for i in range(200)
+    ]
     assert 0.82 < np.mean(["Dogs" not in draw for draw in draws]) < 0.97
 
 

@@ -6,8 +6,8 @@ import pytest
 from huggingface_hub import ModelCard
 from tiny_training import OPTIONS
 
-from nbutils.training.card import lineage
 from nbutils.training.engine import SentenceTransformersFinetuneEngine
+from nbutils.training.folder import lineage
 
 
 @pytest.mark.slow
