@@ -4,19 +4,18 @@ import random
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from nbutils.core import UserError
 from nbutils.evaluation.compare import ranking_metrics, search_vectors
 from nbutils.evaluation.stats import bootstrap_intervals
 from nbutils.evaluation.walkthrough import embed_dataset, relevance
 from nbutils.models.names import load_model
-from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
-
-if TYPE_CHECKING:
-    import pandas as pd
+from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, with_queries
+from nbutils.training.engine import SentenceTransformersFinetuneEngine
 
 MARGIN = 0.02  # a gain that nobody would notice
 FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1)
@@ -31,7 +30,7 @@ def learning_curve(
     *,
     clusters: Sequence[str] | None = None,
     seed: int = 0,
-) -> "tuple[pd.DataFrame, str]":
+) -> tuple[pd.DataFrame, str]:
     """Train on an eighth, a quarter, half and all of the chunks, and say whether more documents would help.
 
     Args:
@@ -50,8 +49,6 @@ def learning_curve(
     Raises:
         UserError: a fraction that is above 1, or so small that it holds no chunk.
     """
-    import pandas as pd
-
     owner = {query: next(iter(found)) for query, found in dataset.relevant_docs.items()}
     chunks = sorted(set(owner.values()))
     random.Random(seed).shuffle(chunks)
@@ -62,7 +59,9 @@ def learning_curve(
     rows = [{"fraction": 0.0, "chunks": 0, "score": scores[0].mean()}]
     clusters = range(len(scores[0])) if clusters is None else clusters
     for fraction, size in sizes.items():
-        scores.append(np.asarray(judge(train(_part(dataset, owner, set(chunks[:size])))), dtype=float))
+        about = set(chunks[:size])
+        part = with_queries(dataset, {query for query in owner if owner[query] in about})
+        scores.append(np.asarray(judge(train(_with_own_chunks(part))), dtype=float))
         low, high = np.ravel(bootstrap_intervals(scores[-1] - scores[0], clusters, seed=seed)) + scores[0].mean()
         rows.append({"fraction": fraction, "chunks": size, "score": scores[-1].mean(), "low": low, "high": high})
     gain = scores[-1] - scores[-2]
@@ -80,25 +79,23 @@ def learning_curve(
 def curve_of_run(
     dataset: EmbeddingQAFinetuneDataset, questions, base: str, model: str | Path, training: Mapping[str, Any],
     *, metric: str = "hit_rate@5", seed: int = 0,
-) -> "tuple[pd.DataFrame, str]":  # fmt: skip
+) -> tuple[pd.DataFrame, str]:  # fmt: skip
     """Return the `learning_curve` of a run whose model, trained on all, stands for the last point.
 
     The three smaller trainings take 7/8 of the time that the model took; that is printed before they begin.
 
     Args:
         dataset: the questions that the model was trained on.
-        questions: those that judge, see `compare_models`.
+        questions: the dataset that judges.
         base: the name of the base model.
         model: the folder of the trained model.
-        training: `engine.summary` of its training, which gives the recipe.
+        training: `engine.summary` of its training.
         metric: a metric of `nbutils.models.metrics.query_metrics`.
-        seed: of the order of the chunks and of the intervals.
+        seed: as for `learning_curve`.
 
     Raises:
         UserError: the model was not trained by `nbutils.training.engine`, or on fewer than 8 chunks.
     """
-    from nbutils.training.engine import SentenceTransformersFinetuneEngine
-
     if training["recipe"].get("loss") != "grouped":
         raise UserError("LEARNING_CURVE needs a model that ENGINE nbutils trained with its own loss.")
     options = {name: value for name, value in training["recipe"].items() if name != "loss"}
@@ -123,12 +120,8 @@ def curve_of_run(
     return learning_curve(dataset, train, judge, base, clusters=clusters, seed=seed)
 
 
-def _part(dataset: EmbeddingQAFinetuneDataset, owner: dict[str, str], chunks: set[str]) -> EmbeddingQAFinetuneDataset:
-    """Return the questions about some of the chunks, and the chunks that answer them."""
-    queries = {query: text for query, text in dataset.queries.items() if owner[query] in chunks}
-    relevant = {query: dataset.relevant_docs[query] for query in queries}
-    kept = {chunk for found in relevant.values() for chunk in found}
+def _with_own_chunks(dataset: EmbeddingQAFinetuneDataset) -> EmbeddingQAFinetuneDataset:
+    """Return the dataset with only the chunks that answer its questions."""
+    kept = {chunk for found in dataset.relevant_docs.values() for chunk in found}
     corpus, headers = ({key: each[key] for key in each if key in kept} for each in (dataset.corpus, dataset.headers))
-    return dataset.model_copy(
-        update={"queries": queries, "relevant_docs": relevant, "corpus": corpus, "headers": headers}
-    )
+    return dataset.model_copy(update={"corpus": corpus, "headers": headers})

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from nbutils.core import UserError, first_line, project_folder
 from nbutils.evaluation.compare import compare_models
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from nbutils.evaluation.walkthrough import Model
 
 
@@ -31,14 +31,14 @@ class Forgetting:
     """How the fine-tuned model does on general knowledge, next to the base.
 
     Args:
-        table: one row per set: `set`, `base`, `tuned`, `difference`, `low`, `high`, `p`, `questions` (metric:
-            `metric`). The intervals hold for all sets together with 95 % (Bonferroni).
+        table: one row per set: `set`, `base`, `tuned`, `difference`, `low`, `high`, `p`, `questions`. The intervals hold
+            for all sets together with 95 % (Bonferroni).
         threshold: a drop that is surely larger counts as forgetting.
         metric: of the table.
         notes: what was left out and why.
     """
 
-    table: "pd.DataFrame"
+    table: pd.DataFrame
     threshold: float
     metric: str
     notes: list[str] = field(default_factory=list)
@@ -83,8 +83,7 @@ def check_forgetting(
     """Return what the model knew before and knows after fine-tuning, on retrieval sets that it was not tuned for.
 
     Args:
-        base: the base model (a name or a model).
-        tuned: the fine-tuned model.
+        base, tuned: a name or a model each.
         datasets: set name -> dataset; default is the project's own general knowledge.
         nanobeir: also run NanoBEIR's 13 sets, where a hub is reachable (a note says so where it is not).
         threshold: the largest drop of the metric that is not called forgetting.

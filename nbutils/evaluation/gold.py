@@ -47,8 +47,8 @@ def find_gold_questions(name: str, files: Sequence[str]) -> Path | None:
 def gold_questions(name: str, files: Sequence[str], nodes: "Sequence[TextNode]") -> GoldQuestions | None:
     """Return the gold questions about these chunks, or None; what is left out, and why, is printed.
 
-    A file that "auto" finds and that has no column `file` may be about any of the documents beside it. It is used for
-    the one document that holds its quotes, or where only one document lies there; otherwise it is left.
+    A file that "auto" finds and that has no column `file` is used for the one document that holds its quotes, or where
+    only one document lies beside it; otherwise it is left.
 
     Args:
         name, files: as for `find_gold_questions`.
@@ -97,10 +97,9 @@ def load_gold_questions(
     A row names the place of its answer in one or several of these columns: `chunk` (chunk ids), `quote` (a passage of
     the document), `pages` or `page` (counted from 1, such as 12, 12;14 or 12-14). A column `file` (or `document`) says
     which document is meant where there are several. Where a row has a quote, the chunks that hold it are the relevant
-    ones, whatever its spaces, hyphens and ligatures; its pages count only where there is none, or it is not found. Of
-    a quote that a border between chunks cuts, both chunks are relevant if each holds a third of it or more, otherwise
-    the one with the larger part. A row about what is not in this corpus (a page that was split off for training) is
-    left out and said so; of several pages those count that are there.
+    ones, whatever its spaces, hyphens and ligatures; pages count where there is none, or it is not found. Of a quote
+    that a border between chunks cuts, both chunks are relevant if each holds a third of it or more, otherwise the one
+    with the larger part. A row about what is not in this corpus is left out and said so.
 
     Args:
         path: a table that `nbutils.questions.tables.read_table` reads.
@@ -109,8 +108,7 @@ def load_gold_questions(
         document: the file name that rows without `file` mean.
 
     Raises:
-        UserError: no such file, no question in it that points to this corpus, or rows that say nothing; the message
-            names the file and all such rows.
+        UserError: no such file, no question in it about this corpus, or rows that say nothing; all are named.
     """
     if by not in ("page", "quote"):
         raise UserError(f"by is {by!r}; use 'page' or 'quote'.")

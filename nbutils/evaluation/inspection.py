@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from nbutils.core import UserError
 from nbutils.evaluation.compare import Comparison, ranking_metrics
@@ -16,7 +17,6 @@ from nbutils.models.vectors import unit
 from nbutils.questions.places import source
 
 if TYPE_CHECKING:
-    import pandas as pd
     from IPython.display import HTML
 
 
@@ -30,7 +30,7 @@ def _pair(comparison: Comparison, question_set: str | None, system: str | None):
 
 def wins_and_losses(
     comparison: Comparison, question_set: str | None = None, system: str | None = None, limit: int | None = None
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """Return the questions whose relevant chunk moved up or down against the base, the largest moves first.
 
     Args:
@@ -41,11 +41,8 @@ def wins_and_losses(
 
     Returns:
         `outcome` ("win" or "loss"), `query`, `question`, `base_rank`, `rank` (NaN beyond 100), `change` of the
-        reciprocal rank, `expected` (id; of several relevant chunks the one found first), `expected_text`, `base_first`,
-        `first` (ids retrieved first) and their texts.
+        reciprocal rank; ids with their texts: `expected` (of several the one found first), `base_first`, `first`.
     """
-    import pandas as pd
-
     question_set, before, after = _pair(comparison, question_set, system)
     dataset = comparison.datasets[question_set]
     change = (1 / after["rank"]).fillna(0) - (1 / before["rank"]).fillna(0)
@@ -66,17 +63,12 @@ def wins_and_losses(
     return pd.concat(parts, ignore_index=True)
 
 
-def examples_html(frame: "pd.DataFrame", characters: int = 400) -> "HTML":
-    """Return rows of `wins_and_losses` as HTML to read; all text from documents is escaped.
-
-    Args:
-        frame: the rows to show.
-        characters: of each chunk.
-    """
+def examples_html(frame: pd.DataFrame, characters: int = 400) -> "HTML":
+    """Return rows of `wins_and_losses` as HTML to read, with so many characters of each chunk; all text is escaped."""
     from IPython.display import HTML
 
-    def shown(text) -> str:
-        text = " ".join(str(text or "").split())
+    def shown(text: str) -> str:
+        text = " ".join(text.split())
         return html.escape(text if len(text) <= characters else text[:characters].rsplit(" ", 1)[0] + " …")
 
     def rank(value) -> str:
@@ -84,15 +76,13 @@ def examples_html(frame: "pd.DataFrame", characters: int = 400) -> "HTML":
 
     parts = []
     for row in frame.itertuples():
-        title = f"<strong>{'▲ win' if row.outcome == 'win' else '▼ loss'}</strong> {html.escape(str(row.question))}"
-        texts = zip(
-            ("relevant chunk", "first before", "first after"),
-            (row.expected_text, row.base_first_text, row.first_text),
-            strict=True,
-        )
+        title = f"<strong>{'▲ win' if row.outcome == 'win' else '▼ loss'}</strong> {html.escape(row.question)}"
+        texts = {
+            "relevant chunk": row.expected_text, "first before": row.base_first_text, "first after": row.first_text,
+        }  # fmt: skip
         cells = "".join(
             f"<tr><th style='width:7em'>{name}</th><td style='text-align:left'>{shown(text)}</td></tr>"
-            for name, text in texts
+            for name, text in texts.items()
         )
         parts.append(
             f"<details open><summary>{title} — relevant chunk {rank(row.base_rank)} before, {rank(row.rank)} after"
@@ -117,19 +107,16 @@ def question_style(question: str) -> str:
     return asking[1].replace("whom", "who").replace("whose", "who") if asking else "no question word"
 
 
-def question_attributes(dataset, nodes: Sequence | None = None) -> "pd.DataFrame":
+def question_attributes(dataset, nodes: Sequence | None = None) -> pd.DataFrame:
     """Return what slices are cut by, for each question.
 
     Args:
         dataset: the questions.
-        nodes: the corpus' nodes, whose metadata give document and page; without them these two are left out.
+        nodes: the corpus' nodes, for document and page region (third of the document); without them these are left out.
 
     Returns:
-        Indexed by question id: `document`, `page region` (third of the document), `question style`,
-        `question length` (words), `numbers` (whether the question holds any).
+        Indexed by question id: `question style`, `question length`, `numbers`, `document`, `page region`.
     """
-    import pandas as pd
-
     places = {node.node_id: source(node) for node in nodes or ()}
     last = {document: page or 0 for document, page in sorted(places.values(), key=lambda place: place[1] or 0)}
     rows = {}
@@ -149,27 +136,20 @@ def question_attributes(dataset, nodes: Sequence | None = None) -> "pd.DataFrame
 
 
 def slices(
-    comparison: Comparison,
-    nodes: Sequence | None = None,
-    question_set: str | None = None,
-    system: str | None = None,
-) -> "pd.DataFrame":
+    comparison: Comparison, nodes: Sequence | None = None, question_set: str | None = None, system: str | None = None
+) -> pd.DataFrame:
     """Return the MRR@10 of base and system and their paired difference on parts of the questions.
 
     What does not split the questions, such as the document where there is but one, is left out. The intervals are each
     slice's own: of 20 slices one is expected to exclude 0 by chance.
 
     Args:
-        comparison: from `compare_models`.
-        nodes: the corpus' nodes, for document and page region.
-        question_set: default is the decisive one.
-        system: default is the fine-tuned one.
+        comparison, question_set, system: as for `wins_and_losses`.
+        nodes: as for `question_attributes`.
 
     Returns:
         `slice`, `group`, `questions`, `base`, `system`, `difference`, `low`, `high` (95 % interval over chunks).
     """
-    import pandas as pd
-
     question_set, before, after = _pair(comparison, question_set, system)
     attributes = question_attributes(comparison.datasets[question_set], nodes)
     rows = []
@@ -182,19 +162,16 @@ def slices(
     return pd.DataFrame(rows, columns=["slice", "group", "questions", "base", "system", "difference", "low", "high"])
 
 
-def similarities(dataset, model) -> "pd.DataFrame":
-    """Return how near each question is to its relevant chunk and to the nearest other one.
+def similarities(dataset, model) -> pd.DataFrame:
+    """Return how near each question is to its nearest relevant chunk and to the nearest other one.
 
     Args:
         dataset: anything with `queries`, `corpus` and `relevant_docs`.
         model: a name or a model.
 
     Returns:
-        Indexed by question id: `right`, `wrong` (cosine similarities from -1 to 1; the right one is the best of
-        several, NaN in `wrong` where every chunk is right).
+        Indexed by question id: `right`, `wrong` (cosine similarities; NaN in `wrong` where every chunk is right).
     """
-    import pandas as pd
-
     queries, corpus = embed_dataset(dataset, model)
     position = {chunk: i for i, chunk in enumerate(dataset.corpus)}
     rows = []
@@ -205,14 +182,12 @@ def similarities(dataset, model) -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=["right", "wrong"], index=pd.Index(list(dataset.queries), name="query"))
 
 
-def map_points(dataset, model) -> "pd.DataFrame":
+def map_points(dataset, model) -> pd.DataFrame:
     """Return chunks and questions in the plane: their first two principal components (of the chunks).
 
     Returns:
         `kind` ("chunk" or "question"), `id`, `x`, `y`, and `target` (for a question the id of its chunk).
     """
-    import pandas as pd
-
     queries, corpus = embed_dataset(dataset, model)
     centre = corpus.mean(axis=0)
     axes = np.linalg.svd(corpus - centre, full_matrices=False)[2][:2]
@@ -244,12 +219,11 @@ def size_curve(
     models: dict[str, object],
     dimensions: Sequence[int] = (32, 64, 128, 256, 512, 1024),
     metric: str = "ndcg@10",
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """Return quality against the size of a stored vector: fewer dimensions, fewer bits.
 
     Truncated vectors are scaled to length 1 again. int8 keeps 256 steps between each dimension's least and greatest
-    value in the corpus (as sentence-transformers' `quantize_embeddings`); binary keeps the sign of each number, of the
-    question too (Hamming distance).
+    value in the corpus (as sentence-transformers' `quantize_embeddings`); binary keeps signs, of the question too.
 
     Args:
         dataset: anything with `queries`, `corpus` and `relevant_docs`.
@@ -261,8 +235,6 @@ def size_curve(
         `system`, `dimensions`, `precision` (float32, int8, binary), `bytes` (per vector), `value`, `low`, `high` (95 %
         interval over chunks).
     """
-    import pandas as pd
-
     clusters = [next(iter(grades)) for grades in relevance(dataset).values()]
     rows = []
     for system, model in models.items():

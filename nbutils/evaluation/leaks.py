@@ -1,32 +1,27 @@
 """Wording that questions share with their chunks, and validation chunks that stand in the training corpus."""
 
-import copy
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from nbutils.core import UserError
 from nbutils.models.search import guess_language, stems
+from nbutils.questions.dataset import with_queries
 from nbutils.questions.places import plain_words, shingles
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-def wording_overlap(dataset) -> "pd.Series":
+def wording_overlap(dataset) -> pd.Series:
     """Return for each question the share of its content words (stems) that stand in its relevant chunk.
 
     Of several relevant chunks the one that shares most counts. Questions that a model wrote from a chunk score high,
     those that people wrote low; keyword search looks better on the former than it is.
 
     Returns:
-        Series of float from 0 to 1, indexed by question id; NaN for a question without content words.
+        0 to 1 by question id; NaN for a question without content words.
     """
-    import pandas as pd
-
     language = guess_language(list(dataset.corpus.values()))
 
     @functools.cache
@@ -45,9 +40,9 @@ class Leak:
     """A validation chunk that stands in the training corpus.
 
     Args:
-        chunk: id of the validation chunk.
+        chunk: its id.
         source: id of the training chunk that holds most of it.
-        share: of the validation chunk's word runs that stand in the training chunks, 0 to 1.
+        share: of its word runs that stand in the training chunks, 0 to 1.
         exact: whether all its words are the same in the same order.
     """
 
@@ -95,15 +90,14 @@ def find_leaks(
 
 def without_chunks(dataset, chunks: Sequence[str]):
     """Return a copy of the dataset without these chunks and without the questions that only they answer."""
-    gone, rest = set(chunks), copy.copy(dataset)
-    relevant = {}
-    for query, found in dataset.relevant_docs.items():
+    gone = set(chunks)
+    rest = with_queries(
+        dataset, {query for query, found in dataset.relevant_docs.items() if not gone.issuperset(found)}
+    )
+    for query, found in rest.relevant_docs.items():
         kept = [chunk for chunk in found if chunk not in gone]
-        if kept:
-            relevant[query] = {chunk: found[chunk] for chunk in kept} if isinstance(found, Mapping) else kept
-    rest.queries = {query: text for query, text in dataset.queries.items() if query in relevant}
+        rest.relevant_docs[query] = {chunk: found[chunk] for chunk in kept} if isinstance(found, Mapping) else kept
     rest.corpus = {chunk: text for chunk, text in dataset.corpus.items() if chunk not in gone}
-    rest.relevant_docs = relevant
     if getattr(dataset, "headers", None):
         rest.headers = {chunk: header for chunk, header in dataset.headers.items() if chunk not in gone}
     return rest

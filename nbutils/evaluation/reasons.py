@@ -3,9 +3,9 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from nbutils.core import UserError, asked
 from nbutils.evaluation.compare import Comparison
@@ -16,21 +16,18 @@ from nbutils.models.names import DEFAULT_MODEL, load_tokenizer, prompts_for
 from nbutils.questions.dataset import passages
 from nbutils.questions.filters import near_duplicates
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 LEAST_TRAINING_CHUNKS = 60
 Reason = tuple[str, str, str]
 
 
 def reasons(
     comparison: Comparison, train_dataset, summary: Mapping | None = None, *, metric: str = "mrr@10"
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """Return what may be why the fine-tuned model is no better than the base on the decisive question set.
 
     The rules look at: whether these questions can tell; room above the base; how unlike them those of training are
     (words shared with their chunk, length, kind); chunks: how many, near-copies, cut off at the reading length; prompts
-    that the base was trained with and that are missing; how training went. A rule says what speaks for a cause; that it is the cause only another run shows.
+    that are missing; how training went. A rule says what speaks for a cause; only another run shows that it is the cause.
 
     Args:
         comparison: with a fine-tuned system.
@@ -44,8 +41,6 @@ def reasons(
     Raises:
         UserError: the comparison holds no fine-tuned system.
     """
-    import pandas as pd
-
     if comparison.tuned is None:
         raise UserError("The comparison holds no fine-tuned system. Name it with compare_models(…, tuned=…).")
     decisive, summary = comparison.decisive, summary or {}
@@ -64,11 +59,8 @@ def _judging(gain, base: float, metric: str) -> Iterator[Reason]:
     need, settled = questions_needed(gain)
     if gain.low <= 0 <= gain.high and need > gain.questions:
         evidence = f"{gain.questions} questions leave the difference between {gain.low:+.3f} and {gain.high:+.3f}"
-        yield (
-            "too few questions to tell",
-            evidence,
-            f"write about {need}: they would settle a difference of {settled:.3f}",
-        )
+        step = f"write about {need}: they would settle a difference of {settled:.3f}"
+        yield "too few questions to tell", evidence, step
     if base >= 0.9:
         yield "the base is already there", f"its {metric} is {base:.3f}", "keep it, or judge by harder questions"
 
@@ -128,8 +120,5 @@ def _training(gain, summary: Mapping) -> Iterator[Reason]:
         yield "stopped too early", f"{held_out}, best at the last step", "raise EPOCHS"
     if best - before > 0.03 and gain.difference <= 0.01:
         evidence = f"{held_out}; those that decide moved by {gain.difference:+.3f}"
-        yield (
-            "what it learned does not carry over",
-            evidence,
-            "train on questions like those asked, or on these documents",
-        )
+        step = "train on questions like those asked, or on these documents"
+        yield "what it learned does not carry over", evidence, step

@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from nbutils.evaluation.gold import GoldQuestions, gold_questions
 from nbutils.evaluation.leaks import remove_leaks, without_chunks
 from nbutils.questions.dataset import with_queries
 from nbutils.questions.places import plain_words, source
 
 if TYPE_CHECKING:
-    import pandas as pd
     from llama_index.core.schema import TextNode
 
 GOLD, ALL_GOLD = "gold", "gold, all documents"
@@ -36,7 +37,7 @@ def gold_sets(
         name: GOLD_QUESTIONS: a path, "auto" or "".
         train_files, val_files: the files of the run, to find what "auto" means.
         train_nodes, val_nodes: the chunks of the run.
-        taught: id -> question of the training questions.
+        taught: id -> training question.
         keep_leaks: keep validation chunks that stand in the training corpus.
 
     Raises:
@@ -65,7 +66,7 @@ def gold_sets(
     return sets
 
 
-def near_copies(asked: Mapping[str, str], taught: Iterable[str], threshold: float = 0.8) -> "pd.DataFrame":
+def near_copies(asked: Mapping[str, str], taught: Iterable[str], threshold: float = 0.8) -> pd.DataFrame:
     """Return the questions that share at least `threshold` of their words, both ways together, with a training question.
 
     Args:
@@ -76,8 +77,6 @@ def near_copies(asked: Mapping[str, str], taught: Iterable[str], threshold: floa
     Returns:
         DataFrame by question id: `question`, `taught` (the nearest training question), `share`.
     """
-    import pandas as pd
-
     words = [(text, set(plain_words(text))) for text in dict.fromkeys(taught)]
     with_word: dict[str, list[int]] = {}
     for number, (_, found) in enumerate(words):

@@ -1,12 +1,9 @@
 """What can be said of the means of metrics: intervals, paired tests, corrections for several tests."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
 _DIFFERENCE = [
     "question_set", "system", "base", "metric", "difference", "low", "high", "p", "p_holm", "wins", "losses", "ties",
@@ -33,9 +30,9 @@ def bootstrap_intervals(
     """Return lower and upper bounds of the means, by the expanded percentile bootstrap over clusters.
 
     Questions about the same chunk are not independent, so whole chunks are drawn with replacement, each with all
-    its questions (Davison and Hinkley 1997, section 2.4; Sakai 2014 for retrieval). The plain percentiles are too
-    narrow where chunks are few; they are moved outward as a t interval is wider than a normal one (Hesterberg 2015,
-    "What Teachers Should Know About the Bootstrap", section 3.3).
+    its questions (Davison and Hinkley 1997, section 2.4; Sakai 2014 for retrieval). Plain percentiles are too narrow
+    where chunks are few; they are moved outward as a t interval is wider than a normal one (Hesterberg 2015, "What
+    Teachers Should Know About the Bootstrap", section 3.3).
 
     Args:
         values: shape (queries,) or (queries, columns), e.g. one column per metric, or paired differences.
@@ -119,14 +116,14 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def statistics(
-    per_query: "pd.DataFrame",
+    per_query: pd.DataFrame,
     base: str,
     pairs: Sequence[tuple[str, str]] = (),
     *,
     draws: int = 2000,
     seed: int = 0,
     level: float = 0.95,
-) -> "tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]":
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Return `table`, `differences` and `contrasts` of a Comparison: the one place where its tests are made.
 
     Args:
@@ -137,9 +134,7 @@ def statistics(
         seed: of the random draws.
         level: coverage of the intervals.
     """
-    import pandas as pd
-
-    table, differences, contrasts = [], [], [pd.DataFrame(columns=_DIFFERENCE)]
+    table, differences, contrasts = [], [], []
     options = {"draws": draws, "seed": seed, "level": level}
     for question_set, part in per_query.groupby("question_set", sort=False):
         metrics = [column for column in part if "@" in column and part[column].notna().all()]
@@ -150,33 +145,33 @@ def statistics(
             low, high = bootstrap_intervals(one, clusters, **options)
             means = {"system": system, "metric": metrics, "value": one.mean(axis=0), "low": low, "high": high}
             table.append(pd.DataFrame(means | labels))
-        from_base = [(system, base) for system in values if system != base]
-        there = [pair for pair in pairs if set(pair) <= set(values)]
-        differences.append(_tests(values, from_base, metrics, clusters, labels, **options))
-        contrasts.append(_tests(values, there, metrics, clusters, labels, **options))
+        for found, asked in (
+            (differences, [(system, base) for system in values if system != base]),
+            (contrasts, pairs),
+        ):
+            for system, reference in asked:
+                if {system, reference} <= values.keys():
+                    paired = values[system] - values[reference]
+                    compared = {"system": system, "base": reference, "metric": metrics}
+                    found.append(pd.DataFrame(compared | _tests(paired, clusters, **options) | labels))
     order = ["question_set", "system", "metric", "value", "low", "high", "questions", "chunks"]
-    frames = (pd.concat([frame for frame in found if len(frame)] or found) for found in (differences, contrasts))
-    return pd.concat(table, ignore_index=True)[order], *(frame.reset_index(drop=True) for frame in frames)
+    return pd.concat(table, ignore_index=True)[order], _corrected(differences), _corrected(contrasts)
 
 
-def _tests(
-    values: dict[str, np.ndarray], pairs: Sequence[tuple[str, str]], metrics: list[str], clusters: np.ndarray,
-    labels: dict, *, draws: int, seed: int, level: float,
-) -> "pd.DataFrame":  # fmt: skip
-    """Return the paired difference of each pair of systems on one question set, p-values corrected for their number."""
-    import pandas as pd
+def _tests(paired: np.ndarray, clusters: np.ndarray, *, draws: int, seed: int, level: float) -> dict[str, np.ndarray]:
+    """Return what is said of paired differences, shape (queries, metrics): each value of shape (metrics,)."""
+    low, high = bootstrap_intervals(paired, clusters, draws=draws, seed=seed, level=level)
+    wins, losses = (paired > 1e-12).sum(axis=0), (paired < -1e-12).sum(axis=0)
+    return {
+        "difference": paired.mean(axis=0), "low": low, "high": high, "p": permutation_p(paired, clusters, seed=seed),
+        "wins": wins, "losses": losses, "ties": len(paired) - wins - losses,
+    }  # fmt: skip
 
-    frames = [pd.DataFrame(columns=_DIFFERENCE)]
-    for system, reference in pairs:
-        paired = values[system] - values[reference]
-        low, high = bootstrap_intervals(paired, clusters, draws=draws, seed=seed, level=level)
-        wins, losses = (paired > 1e-12).sum(axis=0), (paired < -1e-12).sum(axis=0)
-        found = {
-            "system": system, "base": reference, "metric": metrics, "difference": paired.mean(axis=0),
-            "low": low, "high": high, "p": permutation_p(paired, clusters, seed=seed),
-            "wins": wins, "losses": losses, "ties": len(paired) - wins - losses,
-        }  # fmt: skip
-        frames.append(pd.DataFrame(found | labels))
-    frame = pd.concat(frames[1:] or frames, ignore_index=True)
-    frame["p_holm"] = frame.groupby("metric")["p"].transform(holm) if len(frame) else frame["p"]
+
+def _corrected(tests: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return all tests, their p-values corrected for the number of tests of a metric on a question set."""
+    if not tests:
+        return pd.DataFrame(columns=_DIFFERENCE)
+    frame = pd.concat(tests, ignore_index=True)
+    frame["p_holm"] = frame.groupby(["question_set", "metric"])["p"].transform(holm)
     return frame[_DIFFERENCE]

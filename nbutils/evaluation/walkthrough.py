@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from nbutils.core import UserError, write_atomic
 from nbutils.models.names import is_service, load_model, resolve_embed_model
@@ -62,7 +63,7 @@ def embed_texts(queries: Sequence[str], corpus: Sequence[str], model, cache: Emb
 
 
 def embed_dataset(
-    dataset, model: "Model", *, bf16: bool | None = False, cache: str | Path | bool | None = None
+    dataset, model: "Model", *, bf16: bool | None = False, cache: str | Path | bool | None = None, **options
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the vectors of a dataset's questions and chunks, float32, shapes (n, dimensions), length 1 each.
 
@@ -71,9 +72,10 @@ def embed_dataset(
         model: a name or a model.
         bf16: compute in bfloat16; None is where it pays.
         cache: folder of the embedding cache, False for none.
+        options: further ones of `EmbeddingCache.embed`.
     """
     texts = list(dataset.queries.values()), list(passages(dataset).values())
-    return embed_texts(*texts, as_model(model), EmbeddingCache(cache), bf16=bf16)
+    return embed_texts(*texts, as_model(model), EmbeddingCache(cache), bf16=bf16, **options)
 
 
 def evaluate(
@@ -99,7 +101,7 @@ def evaluate(
         verbose: show progress.
         vector_store: an empty LlamaIndex vector store to search in place of the exact search.
         bf16: compute in bfloat16; None is where it pays. The default is float32, as LlamaIndex computes.
-        cache: folder of the embedding cache, False for none; see `nbutils.models.vectors.EmbeddingCache`.
+        cache: folder of the embedding cache, False for none.
 
     Returns:
         One dict per question: `is_hit`, `retrieved` (ids, best first), `expected` (id) and `query` (id).
@@ -109,9 +111,8 @@ def evaluate(
     """
     relevant = relevance(dataset)
     check_top_k(top_k)
-    texts = list(dataset.queries.values()), list(passages(dataset).values())
-    options = {"bf16": bf16, "show_progress": verbose, "normalize": False}
-    queries, corpus = embed_texts(*texts, as_model(embed_model), EmbeddingCache(cache), **options)
+    options = {"bf16": bf16, "cache": cache, "show_progress": verbose, "normalize": False}
+    queries, corpus = embed_dataset(dataset, embed_model, **options)
     if vector_store is None:
         retrieved = retrieve_as_llama_index(queries, corpus, list(dataset.corpus), top_k)
     else:
@@ -133,10 +134,8 @@ def _retrieve_from_store(store, queries: np.ndarray, corpus: np.ndarray, texts: 
         TextNode(id_=name, text=texts[chunk], embedding=vector.tolist())
         for (name, chunk), vector in zip(names.items(), corpus, strict=True)
     ]
-    for start in range(0, len(nodes), 1000):
-        part = nodes[start : start + 1000]
-        stored = store.add(part)  # and some give ids of their own
-        names |= {str(own): names[node.node_id] for own, node in zip(stored, part, strict=True)}
+    stored = store.add(nodes)  # and some give ids of their own
+    names |= {str(own): chunk for own, chunk in zip(stored, texts, strict=True)}
     retrieved = []
     for vector in queries:
         result = store.query(VectorStoreQuery(query_embedding=vector.tolist(), similarity_top_k=top_k))
@@ -150,7 +149,7 @@ def store_recall(exact: Sequence[dict], other: Sequence[dict]) -> float:
 
     Args:
         exact: rows of `evaluate` with the exact search.
-        other: rows of `evaluate` with `vector_store`, on the same dataset, model and `top_k`.
+        other: rows of `evaluate` with `vector_store`, all else being the same.
     """
     found = [len(set(a["retrieved"]) & set(b["retrieved"])) for a, b in zip(exact, other, strict=True)]
     return sum(found) / sum(len(row["retrieved"]) for row in exact)
@@ -170,12 +169,10 @@ def evaluate_st(
     The evaluator itself computes the numbers; only the embeddings come from the cache.
 
     Args:
-        dataset: anything with `queries`, `corpus` and `relevant_docs`.
+        dataset, bf16, cache: as for `evaluate`.
         model_id: a name (see `nbutils.models.names`) or a SentenceTransformer.
         name: goes into the keys and the CSV's name.
         output_path: folder of the CSV `Information-Retrieval_evaluation_NAME_results.csv`; made if missing.
-        bf16: compute in bfloat16; None is where it pays.
-        cache: folder of the embedding cache, False for none.
 
     Returns:
         Metric key, e.g. `NAME_cosine_ndcg@10` -> value between 0 and 1.
@@ -202,9 +199,7 @@ def evaluate_st(
     evaluator = Evaluator(dataset.queries, passages(dataset), relevant, name=name)
     metrics = evaluator(model)
     prefix = f"{name}_" if name else ""
-    row = {"epoch": -1, "steps": -1}
-    for column in evaluator.csv_headers[2:]:
-        row[column] = metrics[prefix + column.replace("-", "_", 1).lower()]
-    text = ",".join(row) + "\n" + ",".join(str(value) for value in row.values()) + "\n"
-    write_atomic(Path(output_path) / evaluator.csv_file, text)
+    row = {column: metrics[prefix + column.replace("-", "_", 1).lower()] for column in evaluator.csv_headers[2:]}
+    frame = pd.DataFrame([{"epoch": -1, "steps": -1} | row])
+    write_atomic(Path(output_path) / evaluator.csv_file, frame.to_csv(index=False))
     return metrics
