@@ -44,7 +44,7 @@ def learning_curve(
 
     Returns:
         One row for the base (`fraction` 0) and one per part: `fraction`, `chunks`, `score`, and `low`, `high`: the 95 %
-        interval of the paired difference from the base, moved to the base's score; and one sentence about the last step.
+        interval of the paired difference from the base, moved to the base's score; a sentence about the last step.
 
     Raises:
         UserError: a fraction that is above 1, or so small that it holds no chunk.
@@ -67,9 +67,8 @@ def learning_curve(
     gain = scores[-1] - scores[-2]
     low, high = np.ravel(bootstrap_intervals(gain, clusters, seed=seed))
     surely = len(gain) * MARGIN >= 3  # the rule of three: fewer questions without a change prove nothing
-    told = (
-        "would probably help" if low > 0 else "would hardly help" if high < MARGIN and surely else "may or may not help"
-    )
+    told = "would hardly help" if high < MARGIN and surely else "may or may not help"
+    told = "would probably help" if low > 0 else told
     return pd.DataFrame(rows), (
         f"More documents {told}: from {rows[-2]['chunks']} to {rows[-1]['chunks']} chunks the score on {len(gain)} "
         f"questions changed by {gain.mean():+.3f} (95 % interval {low:+.3f} to {high:+.3f})."

@@ -121,14 +121,11 @@ def load_gold_questions(
     absent = [place for place in found if place.status != PLACED]
     if not placed:
         reason = f"none of its {len(found)} questions is about this corpus ({told(absent)})"
-        raise UserError(
-            f"{path} {reason if found else 'holds no question'}. It needs the columns 'question' and 'quote', 'pages' "
-            "or 'chunk'."
-        )
+        needed = "It needs the columns 'question' and 'quote', 'pages' or 'chunk'."
+        raise UserError(f"{path} {reason if found else 'holds no question'}. {needed}")
     if absent:
-        print(
-            f"{len(absent)} of {len(found)} gold questions are not about this corpus and were left out: {told(absent)}."
-        )
+        told_of = f"{len(absent)} of {len(found)} gold questions are not about this corpus and were left out"
+        print(f"{told_of}: {told(absent)}.")
     return GoldQuestions(
         queries={query: place.question for query, place in placed.items()},
         corpus={node.node_id: node.get_content() for node in nodes},

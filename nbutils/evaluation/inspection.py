@@ -115,7 +115,7 @@ def question_attributes(dataset, nodes: Sequence | None = None) -> pd.DataFrame:
         nodes: the corpus' nodes, for document and page region (third of the document); without them these are left out.
 
     Returns:
-        Indexed by question id: `question style`, `question length`, `numbers`, `document`, `page region`.
+        By question id: `question style`, `question length`, `numbers`, `document`, `page region`.
     """
     places = {node.node_id: source(node) for node in nodes or ()}
     last = {document: page or 0 for document, page in sorted(places.values(), key=lambda place: place[1] or 0)}
@@ -165,12 +165,8 @@ def slices(
 def similarities(dataset, model) -> pd.DataFrame:
     """Return how near each question is to its nearest relevant chunk and to the nearest other one.
 
-    Args:
-        dataset: anything with `queries`, `corpus` and `relevant_docs`.
-        model: a name or a model.
-
     Returns:
-        Indexed by question id: `right`, `wrong` (cosine similarities; NaN in `wrong` where every chunk is right).
+        By question id: `right`, `wrong` (cosine similarities; NaN in `wrong` where every chunk is right).
     """
     queries, corpus = embed_dataset(dataset, model)
     position = {chunk: i for i, chunk in enumerate(dataset.corpus)}
@@ -206,7 +202,7 @@ BITS = {"float32": 32, "int8": 8, "binary": 1}
 
 def _quantise(queries: np.ndarray, corpus: np.ndarray, precision: str) -> tuple[np.ndarray, np.ndarray]:
     if precision == "binary":
-        return np.where(queries > 0, 1, -1).astype(np.float32), np.where(corpus > 0, 1, -1).astype(np.float32)
+        return tuple(np.where(vectors > 0, 1, -1).astype(np.float32) for vectors in (queries, corpus))
     if precision == "int8":
         low, high = corpus.min(axis=0), corpus.max(axis=0)
         step = np.maximum(high - low, 1e-12) / 255
@@ -226,7 +222,7 @@ def size_curve(
     value in the corpus (as sentence-transformers' `quantize_embeddings`); binary keeps signs, of the question too.
 
     Args:
-        dataset: anything with `queries`, `corpus` and `relevant_docs`.
+        dataset: the questions.
         models: system name -> model or name.
         dimensions: how many leading numbers to keep, beside all.
         metric: a metric of `nbutils.models.metrics.query_metrics`.

@@ -37,19 +37,12 @@ def wording_overlap(dataset) -> pd.Series:
 
 @dataclass
 class Leak:
-    """A validation chunk that stands in the training corpus.
-
-    Args:
-        chunk: its id.
-        source: id of the training chunk that holds most of it.
-        share: of its word runs that stand in the training chunks, 0 to 1.
-        exact: whether all its words are the same in the same order.
-    """
+    """A validation chunk that stands in the training corpus."""
 
     chunk: str
-    source: str
-    share: float
-    exact: bool
+    source: str  # the training chunk that holds most of it
+    share: float  # of its word runs that stand in the training chunks, 0 to 1
+    exact: bool  # all its words are the same in the same order
 
 
 def find_leaks(
@@ -58,13 +51,7 @@ def find_leaks(
     """Return the validation chunks whose text stands, exactly or nearly, in the training corpus.
 
     Near means that at least `threshold` of a chunk's runs of `size` words stand in the training chunks, in one or,
-    where documents were cut differently, in several (containment of shingles: Broder 1997).
-
-    Args:
-        train_corpus: id -> text of the training chunks.
-        val_corpus: id -> text of the validation chunks.
-        threshold: share of runs from which a chunk counts as leaked.
-        size: words per run.
+    where documents were cut differently, in several (containment of shingles: Broder 1997). Each corpus: id -> text.
     """
     asked = {chunk: words for chunk, text in val_corpus.items() if (words := plain_words(text))}
     runs = {chunk: {hash(run) for run in shingles(words, size)} for chunk, words in asked.items()}

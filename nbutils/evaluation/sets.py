@@ -52,14 +52,12 @@ def gold_sets(
         train_corpus = {node.node_id: node.text for node in train_nodes}
         sets[GOLD], _ = remove_leaks(unseen, train_corpus, keep=keep_leaks)
     if len(unseen.queries) < len(found.queries):
-        sets[ALL_GOLD] = found.model_copy(
-            update={"documents": {node.node_id: source(node)[0] for node in [*train_nodes, *val_nodes]}}
-        )
+        documents = {node.node_id: source(node)[0] for node in [*train_nodes, *val_nodes]}
+        sets[ALL_GOLD] = found.model_copy(update={"documents": documents})
     copies = near_copies(found.queries, taught.values())
     if len(copies):
-        print(
-            f"{len(copies)} gold questions have a near-copy among the training questions:", *copies.question, sep="\n- "
-        )
+        told = f"{len(copies)} gold questions have a near-copy among the training questions:"
+        print(told, *copies.question, sep="\n- ")
         for each, data in list(sets.items()):
             if kept := data.queries.keys() - set(copies.index):
                 sets[f"{each}, no near-copies"] = with_queries(data, kept)
@@ -75,7 +73,7 @@ def near_copies(asked: Mapping[str, str], taught: Iterable[str], threshold: floa
         threshold: words that both hold as a share of the words that either holds (Jaccard).
 
     Returns:
-        DataFrame by question id: `question`, `taught` (the nearest training question), `share`.
+        By question id: `question`, `taught` (the nearest training question), `share`.
     """
     words = [(text, set(plain_words(text))) for text in dict.fromkeys(taught)]
     with_word: dict[str, list[int]] = {}

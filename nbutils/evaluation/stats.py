@@ -39,7 +39,7 @@ def bootstrap_intervals(
         clusters: for each query the name of its cluster.
         level: coverage of the interval.
         draws: bootstrap samples.
-        seed: of the random draws; the same seed gives the same bounds.
+        seed: of the draws.
 
     Returns:
         Two arrays of shape (columns,), NaN where there is but one cluster.
@@ -72,9 +72,8 @@ def permutation_p(differences: np.ndarray, clusters: Sequence, *, draws: int = 1
 
     Args:
         differences: shape (queries,) or (queries, columns): system minus base for each query.
-        clusters: for each query the name of its cluster.
+        clusters, seed: as for `bootstrap_intervals`.
         draws: random sign patterns.
-        seed: of the random draws.
 
     Returns:
         Array of shape (columns,).
@@ -99,14 +98,7 @@ def permutation_p(differences: np.ndarray, clusters: Sequence, *, draws: int = 1
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Return p-values corrected for their number by Holm's step-down method (Holm 1979).
-
-    Args:
-        p_values: m uncorrected p-values.
-
-    Returns:
-        Array of shape (m,), in the order given.
-    """
+    """Return p-values, in the same order, corrected for their number by Holm's step-down method (Holm 1979)."""
     p_values = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p_values, kind="stable")
     corrected = np.empty_like(p_values)
@@ -130,9 +122,7 @@ def statistics(
         per_query: as in Comparison.
         base: the system that differences are taken from.
         pairs: (system, reference) of the contrasts; those that are not there are passed over.
-        draws: bootstrap samples.
-        seed: of the random draws.
-        level: coverage of the intervals.
+        draws, seed, level: as for `bootstrap_intervals`.
     """
     table, differences, contrasts = [], [], []
     options = {"draws": draws, "seed": seed, "level": level}
@@ -145,10 +135,8 @@ def statistics(
             low, high = bootstrap_intervals(one, clusters, **options)
             means = {"system": system, "metric": metrics, "value": one.mean(axis=0), "low": low, "high": high}
             table.append(pd.DataFrame(means | labels))
-        for found, asked in (
-            (differences, [(system, base) for system in values if system != base]),
-            (contrasts, pairs),
-        ):
+        from_base = [(system, base) for system in values if system != base]
+        for found, asked in ((differences, from_base), (contrasts, pairs)):
             for system, reference in asked:
                 if {system, reference} <= values.keys():
                     paired = values[system] - values[reference]

@@ -37,8 +37,8 @@ def relevance(dataset) -> dict[str, dict[str, float]]:
     grades = {}
     for query_id in dataset.queries:
         found = dataset.relevant_docs.get(query_id) or ()
-        graded = dict(found) if isinstance(found, Mapping) else dict.fromkeys(found, 1.0)
-        graded = {chunk: float(grade) for chunk, grade in graded.items() if grade > 0}
+        found = found if isinstance(found, Mapping) else dict.fromkeys(found, 1)
+        graded = {chunk: float(grade) for chunk, grade in found.items() if grade > 0}
         if not graded or any(chunk not in dataset.corpus for chunk in graded):
             raise UserError(
                 f"Question {query_id} points to no chunk of the corpus. Remove it or add the chunk it asks about."
@@ -68,10 +68,8 @@ def embed_dataset(
     """Return the vectors of a dataset's questions and chunks, float32, shapes (n, dimensions), length 1 each.
 
     Args:
-        dataset: anything with `queries` and `corpus`.
+        dataset, bf16, cache: as for `evaluate`.
         model: a name or a model.
-        bf16: compute in bfloat16; None is where it pays.
-        cache: folder of the embedding cache, False for none.
         options: further ones of `EmbeddingCache.embed`.
     """
     texts = list(dataset.queries.values()), list(passages(dataset).values())

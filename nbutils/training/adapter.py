@@ -47,11 +47,10 @@ class AdapterFinetuneEngine:
     """Learn a linear map of the query vectors, from the identity, with the loss and the split of the other engine.
 
     Args:
-        dataset: anything with `queries`, `corpus` and `relevant_docs`.
+        dataset, val_dataset: as for the other engine.
         model_id: a name as for `load_model` (`openai:…` too), or any LlamaIndex embedding. With an adapter's folder,
             training goes on from its map.
         model_output_path: folder to write the adapter to.
-        val_dataset: left alone.
         cache_folder: where vectors are kept; see EmbeddingCache.
         options: see `adapter_options`.
 
@@ -74,10 +73,11 @@ class AdapterFinetuneEngine:
     ) -> None:
         self.dataset, self.val_dataset, self.model_output_path = dataset, val_dataset, Path(model_output_path)
         self.options, self.cache_folder = adapter_options(**options), cache_folder
-        named = isinstance(model_id, str | Path)
-        model = load_model(model_id, trust_remote_code=self.options.trust_remote_code) if named else model_id
-        name = str(model_id) if named else model.model_name
-        self._base_models = [name] if is_service(name) or not named else lineage(name)
+        if isinstance(model_id, str | Path):
+            model = load_model(model_id, trust_remote_code=self.options.trust_remote_code)
+            self._base_models = [str(model_id)] if is_service(str(model_id)) else lineage(str(model_id))
+        else:
+            model, self._base_models = model_id, [model_id.model_name]
         self.base, self._start = without_map(sentence_transformer(model) or _as_sentence_transformer(model))
         self.vectors, self.summary, self._rows = _Vectors(self.base, cache_folder), {}, []
 

@@ -68,12 +68,10 @@ class GroupCollator:
         query = [number for row in rows for number in row["queries"]]
         own = [position for position, row in enumerate(rows) for _ in row["queries"]]
         texts = [self._chunk(row["chunk"], row["queries"], self.shuffle.epoch) for row in rows]
-        batch = {
-            "query": self.queries.batch([self.pairs.queries[number] for number in query]),
-            "document": self.chunks.batch(texts, self._limits),
-        }
-        flat = {f"{kind}_{key}": value for kind, tokens in batch.items() for key, value in tokens.items()}
-        return flat | {"label": {"query": query, "chunk": [row["chunk"] for row in rows], "own": own}}
+        queries = self.queries.batch([self.pairs.queries[number] for number in query])
+        batch = {f"query_{key}": value for key, value in queries.items()}
+        batch |= {f"document_{key}": value for key, value in self.chunks.batch(texts, self._limits).items()}
+        return batch | {"label": {"query": query, "chunk": [row["chunk"] for row in rows], "own": own}}
 
     def _chunk(self, chunk: int, queries: list[int], epoch: int) -> str:
         rng = random.Random(f"{self.shuffle.seed}:{epoch}:{chunk}")
@@ -120,9 +118,7 @@ class Tokens:
     def batch(self, texts: list[str], limits: Any = None) -> dict[str, Any]:
         """Return the tokens of some texts, padded behind to one width, and their `lengths`.
 
-        Args:
-            texts: the texts.
-            limits: from their lengths to the number of tokens each may keep; what is cut keeps its end mark.
+        `limits` tells from their lengths how many tokens each may keep; what is cut keeps its end mark.
         """
         self._add(texts)
         rows = [self.rows[text] for text in texts]
@@ -130,11 +126,7 @@ class Tokens:
         kept = [min(pair) for pair in zip(lengths, limits(lengths), strict=True)] if limits else lengths
         batch = {}
         for name in rows[0]:
-            values = [row[name].long() for row in rows]
-            cut = [
-                torch.cat([value[: n - 1], value[-1:]]) if n < len(value) else value
-                for value, n in zip(values, kept, strict=True)
-            ]
+            cut = [torch.cat([row[name][: n - 1], row[name][-1:]]).long() for row, n in zip(rows, kept, strict=True)]
             padding = self.model.tokenizer.pad_token_id or 0 if name == "input_ids" else 0
             batch[name] = pad_sequence(cut, batch_first=True, padding_value=padding)
         return batch | self.same | {"lengths": kept}

@@ -21,7 +21,7 @@ def continue_on_all(engine: Any, *datasets: Any, output_path: str | Path, epochs
     model stays the teacher.
 
     Args:
-        engine: one whose `finetune()` is done, ours, an AdapterFinetuneEngine or a DocumentedEngine.
+        engine: any of the three, whose `finetune()` is done.
         datasets: the pairs, of training and validation documents.
         output_path: folder to write the model to.
         epochs: passes over all pairs.

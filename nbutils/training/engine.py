@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from nbutils.core import UserError, content_hash, first_line
+from nbutils.core import UserError, content_hash
 from nbutils.models.names import DEFAULT_MODEL, is_static, load_model, longest_input
 from nbutils.models.vectors import base_and_map, model_fingerprint, out_of_memory
 from nbutils.questions.dataset import passages, with_queries
-from nbutils.training.folder import SETTINGS, lineage, need_model, save_folder
+from nbutils.training.folder import lineage, save_folder
 from nbutils.training.loss import process, processes
 from nbutils.training.options import TrainingOptions
 from nbutils.training.split import TrainingPairs, development_scores, split_questions, training_pairs
@@ -217,29 +217,6 @@ class SentenceTransformersFinetuneEngine:
             "fp16": arguments.fp16,
         }
 
-    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
-        """Upload the written folder to a Hugging Face hub and return its address.
-
-        Args:
-            repo_id: "owner/name".
-            private: make a repository that only its owner sees.
-            token: access token; default is the one that `hf auth login` stored.
-
-        Raises:
-            UserError: there is no model yet, or the hub refuses it or cannot be reached.
-        """
-        from huggingface_hub import HfApi
-
-        need_model(self.model_output_path)
-        api = HfApi(token=token)
-        try:
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=self.model_output_path))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"Cannot push to {repo_id}: {first_line(error)}. Check the name, the network and the token."
-            ) from error
-
     def get_finetuned_model(self, **model_kwargs: Any) -> "BaseEmbedding":
         """Return the written model as a LlamaIndex embedding with the prompts it was trained with.
 
@@ -251,8 +228,10 @@ class SentenceTransformersFinetuneEngine:
         """
         from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
-        need_model(self.model_output_path)
-        prompts = json.loads((self.model_output_path / SETTINGS).read_text())["prompts"]
+        settings = self.model_output_path / "config_sentence_transformers.json"
+        if not settings.exists():
+            raise UserError(f"There is no model in {self.model_output_path} yet. Run finetune() first.")
+        prompts = json.loads(settings.read_text())["prompts"]
         known = {"query_instruction": prompts.get("query") or None, "text_instruction": prompts.get("document") or None}
         return HuggingFaceEmbedding(model_name=str(self.model_output_path), **(known | model_kwargs))
 

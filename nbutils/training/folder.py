@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData, metadata_load
 
-from nbutils.core import UserError, atomic_path
+from nbutils.core import atomic_path
 from nbutils.models.names import DEFAULT_MODEL, resolve_model
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-SETTINGS = "config_sentence_transformers.json"
 TEMPLATE = """---
 {{ card_data }}
 ---
@@ -77,12 +76,6 @@ def save_folder(model: "SentenceTransformer", folder: Path, summary: dict[str, A
         (staged / "README.md").write_text(_model_card(model, folder.name, summary), encoding="utf-8")
 
 
-def need_model(folder: Path) -> None:
-    """Raise a UserError where a folder holds no model."""
-    if not (folder / SETTINGS).exists():
-        raise UserError(f"There is no model in {folder} yet. Run finetune() first.")
-
-
 def _in_the_older_form(folder: Path, max_seq_length: int) -> None:
     """Rewrite what sentence-transformers 6 writes in a new form as earlier versions and embedding servers read it."""
     path = folder / "modules.json"
@@ -128,8 +121,7 @@ def _model_card(model: "SentenceTransformer", name: str, summary: dict[str, Any]
 def lineage(model_id: str) -> list[str]:
     """Return the names of a model and of those it was trained from, the oldest first: hub ids, and folders' bare names.
 
-    Args:
-        model_id: as for `resolve_model`. What a folder was trained from stands in its card.
+    What a folder was trained from stands in its card.
     """
     if model_id.removeprefix("local:").removeprefix("sentence-transformers/") == DEFAULT_MODEL:
         return [f"sentence-transformers/{DEFAULT_MODEL}"]

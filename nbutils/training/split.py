@@ -32,7 +32,7 @@ def split_questions(dataset: Any, fraction: float, seed: int = 0) -> tuple[list[
         seed: of the choice.
 
     Returns:
-        The ids of the questions to train on and of those held out; none are held out of a corpus too small for it.
+        The ids of the questions to train on and of those held out: none of a corpus too small for it.
 
     Raises:
         UserError: a question points to no chunk.
@@ -78,21 +78,13 @@ def _overlap(earlier: str, later: str) -> bool:
 
 @dataclass(frozen=True)
 class TrainingPairs:
-    """Questions and chunks by number.
-
-    Args:
-        queries: the texts of the questions.
-        chunks: the texts of all chunks; none stands twice under the same header.
-        headers: what stands before each chunk where it is embedded, or "".
-        positives: for each question the numbers of all chunks that answer it, its own first.
-        groups: for each chunk that is trained on the numbers of its questions.
-    """
+    """Questions and chunks by number."""
 
     queries: list[str]
-    chunks: list[str]
-    headers: list[str]
-    positives: list[list[int]]
-    groups: dict[int, list[int]]
+    chunks: list[str]  # none stands twice under the same header
+    headers: list[str]  # what stands before each chunk where it is embedded, or ""
+    positives: list[list[int]]  # for each question all chunks that answer it, its own first
+    groups: dict[int, list[int]]  # for each chunk that is trained on its questions
 
     @property
     def passages(self) -> list[str]:

@@ -52,8 +52,7 @@ def cut_queries_out(chunk: str, queries: Sequence[str], rate: float = 1.0, rng: 
     Args:
         chunk: its text.
         queries: those to take out.
-        rate: how often each is taken out.
-        rng: random numbers for a rate below 1.
+        rate: how often each is taken out, if there is an `rng` to draw by.
     """
     for query in queries:
         if rng and rng.random() >= rate:

@@ -103,7 +103,7 @@ class Recorder(TrainerCallback):
     """Keep the curve and the best weights, write both beside each checkpoint, and say when to stop.
 
     Args:
-        model: the model that is trained, with the base's weights.
+        model: the model that is trained, still with the base's weights.
         options: of the training run.
         scores: returns the model's scores on the development split, in every process the same.
         fingerprint: of data, options and base; a checkpoint fits only a run with the same.
@@ -168,13 +168,12 @@ class Recorder(TrainerCallback):
         self.every = self.options.evaluation_steps or max(1, state.max_steps // max(1, state.num_train_epochs))
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        if logs and "loss" in logs:
-            if not math.isfinite(logs["loss"]):
-                raise UserError(
-                    "The loss is no longer a number. Lower learning_rate, and look for empty or broken texts in the data."
-                )
-            entry = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if name in logs}
-            self.record(step=state.global_step, epoch=state.epoch, **entry)
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise UserError("The loss is no longer a number. Lower learning_rate; look for empty texts in the data.")
+        entry = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+        self.record(step=state.global_step, epoch=state.epoch, **entry)
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         self.bar.update(state.global_step - self.bar.n)
@@ -213,10 +212,8 @@ class Recorder(TrainerCallback):
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return the whole checkpoints in a folder, in the order of their steps."""
-    steps = {
-        record.parent: record.parent.name.removeprefix("checkpoint-")
-        for record in folder.glob(f"checkpoint-*/{RECORD}")
-    }
+    whole = (record.parent for record in folder.glob(f"checkpoint-*/{RECORD}"))
+    steps = {path: path.name.removeprefix("checkpoint-") for path in whole}
     return sorted((path for path, step in steps.items() if step.isdecimal()), key=lambda path: int(steps[path]))
 
 

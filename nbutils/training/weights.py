@@ -81,12 +81,10 @@ def blended(model: nn.Module, base: dict[str, torch.Tensor], share: float) -> It
         yield
         return
     tuned = copy_weights(model)
-    model.load_state_dict(
-        {
-            name: torch.lerp(base[name].to(value), value, share) if value.is_floating_point() else value
-            for name, value in tuned.items()
-        }
-    )
+    mixed = {
+        name: base[name].to(value).lerp(value, share) for name, value in tuned.items() if value.is_floating_point()
+    }
+    model.load_state_dict(tuned | mixed)
     try:
         yield
     finally:
