@@ -20,11 +20,7 @@ def save_comparison(comparison: "Comparison", folder: str | Path) -> list[Path]:
     """Write the results to `folder` and return the files, each written whole.
 
     `metrics.csv`, `differences.csv`, `contrasts.csv` and `per_query.csv` are tidy; `results.json` holds the first
-    three and the notes; `runs/SET.SYSTEM.trec` and `qrels/SET.trec` are in TREC's format for trec_eval, ranx and
-    others.
-
-    Raises:
-        UserError: the folder cannot be written.
+    three and the notes; `runs/SET.SYSTEM.trec` and `qrels/SET.trec` are in TREC's format, for trec_eval and others.
     """
     folder = Path(folder)
     tables = {"metrics": comparison.table, "differences": comparison.differences, "contrasts": comparison.contrasts}
@@ -64,11 +60,8 @@ def _token(name: str) -> str:
 
 def trec_qrels(dataset) -> str:
     """Return a dataset's relevant chunks in TREC's format: `query 0 chunk grade`."""
-    return "".join(
-        f"{_token(query)} 0 {_token(chunk)} {grade:g}\n"
-        for query, grades in relevance(dataset).items()
-        for chunk, grade in grades.items()
-    )
+    rows = ((query, chunk, grade) for query, grades in relevance(dataset).items() for chunk, grade in grades.items())
+    return "".join(f"{_token(query)} 0 {_token(chunk)} {grade:g}\n" for query, chunk, grade in rows)
 
 
 def trec_run(dataset, ranking: Ranking, tag: str) -> str:

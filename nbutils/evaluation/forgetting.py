@@ -65,10 +65,8 @@ class Forgetting:
     def stop_if_forgot(self) -> None:
         """Raise a UserError if the model forgot."""
         if self.forgot:
-            raise UserError(
-                f"The fine-tuned model forgot what the base knew: {self} Train for fewer epochs or at a lower "
-                "learning rate, mix in general pairs, or raise the threshold."
-            )
+            advice = "Train for fewer epochs or at a lower learning rate, mix in general pairs, or raise the threshold."
+            raise UserError(f"The fine-tuned model forgot what the base knew: {self} {advice}")
 
 
 def check_forgetting(
@@ -97,10 +95,8 @@ def check_forgetting(
         datasets, {"base": base, "tuned": tuned}, bm25=False, hybrid=False, compared_length=False,
         verbose=False, level=1 - 0.05 / len(datasets), draws=2000 * len(datasets),
     )  # fmt: skip
-    values = comparison.table[comparison.table.metric == metric].pivot(
-        index="question_set", columns="system", values="value"
-    )
-    found = comparison.differences[comparison.differences.metric == metric].set_index("question_set")
+    values = comparison.table.query("metric == @metric").pivot(index="question_set", columns="system", values="value")
+    found = comparison.differences.query("metric == @metric").set_index("question_set")
     table = values.join(found[["difference", "low", "high", "p", "questions"]]).loc[list(datasets)]
     return Forgetting(table.rename_axis("set").reset_index(), threshold, metric, notes)
 

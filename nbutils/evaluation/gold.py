@@ -21,7 +21,7 @@ class GoldQuestions(EmbeddingQAFinetuneDataset):
     """Questions that people wrote, with what says which chunks are relevant.
 
     Args:
-        human: people wrote them; `compare_models` and `verdict` trust such a set more than others.
+        human: people wrote them; `compare_models` and `verdict` trust such a set more.
         placed: question id -> "quote", "page" or "chunk".
         left_out: for each row that points to nothing in this corpus, its number and why.
         documents: chunk id -> document, where each question is to be searched in its own document only.

@@ -116,7 +116,5 @@ def remove_leaks(dataset, train_corpus: dict[str, str], *, keep: bool = False):
         return dataset, leaks
     rest = without_chunks(dataset, [leak.chunk for leak in leaks])
     if not rest.queries:
-        raise UserError(
-            "Every validation question asks about a chunk of the training corpus. Choose other files for validation."
-        )
+        raise UserError("Every validation question is about a chunk of the training corpus. Choose other files.")
     return rest, leaks

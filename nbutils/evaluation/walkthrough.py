@@ -40,9 +40,7 @@ def relevance(dataset) -> dict[str, dict[str, float]]:
         found = found if isinstance(found, Mapping) else dict.fromkeys(found, 1)
         graded = {chunk: float(grade) for chunk, grade in found.items() if grade > 0}
         if not graded or any(chunk not in dataset.corpus for chunk in graded):
-            raise UserError(
-                f"Question {query_id} points to no chunk of the corpus. Remove it or add the chunk it asks about."
-            )
+            raise UserError(f"Question {query_id} points to no chunk of the corpus. Remove it or add its chunk.")
         grades[query_id] = graded
     if not grades:
         raise UserError("The dataset holds no question. Run 02_generate_questions first.")
