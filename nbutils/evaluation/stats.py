@@ -1,6 +1,7 @@
 """What can be said of the means of metrics: intervals, paired tests, corrections for several tests."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -108,13 +109,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def statistics(
-    per_query: pd.DataFrame,
-    base: str,
-    pairs: Sequence[tuple[str, str]] = (),
-    *,
-    draws: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    per_query: pd.DataFrame, base: str, pairs: Sequence[tuple[str, str]] = (), **options: Any
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Return `table`, `differences` and `contrasts` of a Comparison: the one place where its tests are made.
 
@@ -122,10 +117,9 @@ def statistics(
         per_query: as in Comparison.
         base: the system that differences are taken from.
         pairs: (system, reference) of the contrasts; those that are not there are passed over.
-        draws, seed, level: as for `bootstrap_intervals`.
+        options: those of `bootstrap_intervals`.
     """
     table, differences, contrasts = [], [], []
-    options = {"draws": draws, "seed": seed, "level": level}
     for question_set, part in per_query.groupby("question_set", sort=False):
         metrics = [column for column in part if "@" in column and part[column].notna().all()]
         values = {system: rows[metrics].to_numpy() for system, rows in part.groupby("system", sort=False)}
@@ -146,9 +140,9 @@ def statistics(
     return pd.concat(table, ignore_index=True)[order], _corrected(differences), _corrected(contrasts)
 
 
-def _tests(paired: np.ndarray, clusters: np.ndarray, *, draws: int, seed: int, level: float) -> dict[str, np.ndarray]:
+def _tests(paired: np.ndarray, clusters: np.ndarray, seed: int = 0, **options: Any) -> dict[str, np.ndarray]:
     """Return what is said of paired differences, shape (queries, metrics): each value of shape (metrics,)."""
-    low, high = bootstrap_intervals(paired, clusters, draws=draws, seed=seed, level=level)
+    low, high = bootstrap_intervals(paired, clusters, seed=seed, **options)
     wins, losses = (paired > 1e-12).sum(axis=0), (paired < -1e-12).sum(axis=0)
     return {
         "difference": paired.mean(axis=0), "low": low, "high": high, "p": permutation_p(paired, clusters, seed=seed),

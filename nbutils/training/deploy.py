@@ -45,9 +45,8 @@ def continue_on_all(engine: Any, *datasets: Any, output_path: str | Path, epochs
 def learn_questions(deployed: Any, questions: Any, folder: str | Path, *, folds: int = 5, seed: int = 0) -> Any:
     """Train the model to deploy on people's own questions, and make the models that judge what that brings.
 
-    Those judge by cross-validation: for each fold of the questions a model learns all the others.
-    `compare_models(by_folds=…)` searches each question with the model that has learned neither it nor any other question
-    about its chunks.
+    For each fold of the questions a model learns all the others (cross-validation). `compare_models(by_folds=…)` searches
+    each question with the model that has learned neither it nor any other question about its chunks.
 
     Args:
         deployed: the engine of the model to deploy, whose folder is written anew with a model that has learned all.

@@ -110,11 +110,7 @@ class Recorder(TrainerCallback):
     """
 
     def __init__(
-        self,
-        model: SentenceTransformer,
-        options: TrainingOptions,
-        scores: Callable[[], dict[str, float]],
-        fingerprint: str,
+        self, model: SentenceTransformer, options: TrainingOptions, scores: Callable, fingerprint: str
     ) -> None:
         self.model, self.options, self.scores, self.fingerprint = model, options, scores, fingerprint
         self.base_weights = copy_weights(model)
