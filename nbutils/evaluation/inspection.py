@@ -67,8 +67,8 @@ def examples_html(frame: pd.DataFrame, characters: int = 400) -> "HTML":
     """Return rows of `wins_and_losses` as HTML to read, with so many characters of each chunk; all text is escaped."""
     from IPython.display import HTML
 
-    def shown(text: str) -> str:
-        text = " ".join(text.split())
+    def shown(text) -> str:
+        text = " ".join(str(text or "").split())
         return html.escape(text if len(text) <= characters else text[:characters].rsplit(" ", 1)[0] + " …")
 
     def rank(value) -> str:
@@ -76,7 +76,7 @@ def examples_html(frame: pd.DataFrame, characters: int = 400) -> "HTML":
 
     parts = []
     for row in frame.itertuples():
-        title = f"<strong>{'▲ win' if row.outcome == 'win' else '▼ loss'}</strong> {html.escape(row.question)}"
+        title = f"<strong>{'▲ win' if row.outcome == 'win' else '▼ loss'}</strong> {html.escape(str(row.question))}"
         texts = {
             "relevant chunk": row.expected_text, "first before": row.base_first_text, "first after": row.first_text,
         }  # fmt: skip
