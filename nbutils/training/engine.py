@@ -89,8 +89,8 @@ class SentenceTransformersFinetuneEngine:
     def history(self) -> pd.DataFrame:
         """One row per step (per ten on a GPU): step, seconds, epoch, loss, learning_rate, grad_norm, development scores.
 
-        Step 0 is the base model. The scores (dev_hit_rate@5, dev_mrr@10, dev_ndcg@10) stand where the model was
-        evaluated, NaN elsewhere.
+        Step 0 is the base model. The scores (dev_hit_rate@5, dev_mrr@10, dev_ndcg@10) are NaN where there was no
+        evaluation.
         """
         return self._recorder.history if self._recorder else pd.DataFrame()
 

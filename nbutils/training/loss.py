@@ -121,7 +121,7 @@ class GroupedRankingLoss(nn.Module):
             if self.tokens_kept is None or kept <= self.tokens_kept or not torch.is_grad_enabled():
                 parts.append(self._vectors(self.model, part))
             else:
-                bare = self.model.module if hasattr(self.model, "module") else self.model
+                bare = getattr(self.model, "module", self.model)
                 parts.append(checkpoint(self._vectors, bare, part, use_reentrant=False))
             start = end
         vectors = torch.cat(parts)

@@ -56,11 +56,10 @@ class TrainingOptions(BaseModel):
         device: "cuda", "mps" or "cpu"; default is the best one there is.
         trust_remote_code: allow code from the hub to run.
         save_checkpoints: save the state of training in `<model_output_path>_checkpoints`.
+        checkpoint_save_steps, checkpoint_save_total_limit: steps from one to the next, and how many to keep (0: all).
         resume_from_checkpoint: continue from the latest checkpoint of the same data and options, if there is one.
-        checkpoint_save_steps: steps between two checkpoints.
-        checkpoint_save_total_limit: checkpoints to keep; 0 keeps all.
         show_progress_bar: show a bar.
-        callbacks: callbacks for the trainer.
+        callbacks: of the trainer.
         on_progress: called with `history` as it grows.
     """
 
