@@ -184,18 +184,21 @@ _WORDS = re.compile(
 )
 
 
-def plain_terms(text: str) -> list[str]:
-    """Return a text's words in lower case; where a script has no spaces, its pairs of neighbouring characters.
+def in_pairs(pattern: re.Pattern, text: str) -> list[str]:
+    """Return what a pattern finds in a text; of its first group, which are runs of a script without spaces, the pairs of
+    neighbouring characters, as search engines do for Chinese and Japanese (Lucene's CJKAnalyzer)."""
+    found: list[str] = []
+    for match in pattern.finditer(text):
+        run = match[0]
+        found += [run[i : i + 2] for i in range(max(1, len(run) - 1))] if match[1] else [run]
+    return found
 
-    Pairs of characters are what search engines use for Chinese and Japanese (Lucene's CJKAnalyzer).
-    """
+
+def plain_terms(text: str) -> list[str]:
+    """Return a text's words in lower case; where a script has no spaces, its pairs of neighbouring characters."""
     if text.isascii():
         return re.findall(r"\w\w+", text.lower())
-    terms: list[str] = []
-    for match in _WORDS.finditer(unicodedata.normalize("NFKC", text).lower()):
-        run = match[0]
-        terms += [run[i : i + 2] for i in range(max(1, len(run) - 1))] if match[1] else [run]
-    return terms
+    return in_pairs(_WORDS, unicodedata.normalize("NFKC", text).lower())
 
 
 @functools.cache

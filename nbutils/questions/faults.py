@@ -114,9 +114,9 @@ def classify(error: Exception) -> Fault:
             body = getattr(cause, "body", None)
             told = body.get("error", body) if isinstance(body, dict) else None
             return _server_fault(told or _line(cause), status, retry_after(cause))
-    if told := next(filter(None, map(_told_within, chain)), None):
-        return _server_fault(told, 200)
     received = next(filter(None, map(_received, chain)), None)
+    if (told := _get(received, "error")) and _get(received, "choices") is None:
+        return _server_fault(told, 200)
     if isinstance(received, str):
         kind = "stop" if re.match(r"\s*<|data:", received) else "again"
         return Fault(f"no JSON came, but {redact(received)[:100]!r}; is the address complete? Most end in /v1", kind)
@@ -178,17 +178,6 @@ def reply_in_parts(error: BaseException) -> "CompletionResponse | None":
     if not isinstance(content, list):
         return None
     return CompletionResponse(text="".join(part["text"] for part in content if part.get("type") == "text"), raw=reply)
-
-
-def _told_within(error: BaseException):
-    """Return the error that a server put into a reply of status 200, over which the client then stumbled."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        for value in frame.f_locals.values():
-            reply = value if hasattr(value, "choices") or isinstance(value, dict) else None
-            told = _get(reply, "error")
-            if told and isinstance(told, str | dict) and _get(reply, "choices") is None:
-                return told
-    return None
 
 
 def _status(error: BaseException) -> int | None:

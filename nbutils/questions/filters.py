@@ -6,23 +6,15 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from nbutils.models.search import UNSPACED, bm25_search, vector_search
+from nbutils.models.search import UNSPACED, bm25_search, in_pairs, vector_search
 from nbutils.questions.settings import Filters
 
-_WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:[.,][^\W_]+)*")
+_WORD = re.compile(rf"([{UNSPACED}]+)|[^\W_{UNSPACED}]+(?:[.,][^\W_]+)*")
 
 
 def words(text: str) -> list[str]:
     """Return the words of a text, folded to one case; a script without spaces gives pairs of characters."""
-    tokens = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    unspaced = [bool(re.match(f"[{UNSPACED}]", token)) for token in tokens] + [False]  # also before the first
-    pairs = []
-    for index, token in enumerate(tokens):
-        if unspaced[index] and unspaced[index + 1]:
-            pairs.append(token + tokens[index + 1])
-        elif not (unspaced[index] and unspaced[index - 1]):
-            pairs.append(token)
-    return pairs
+    return in_pairs(_WORD, unicodedata.normalize("NFKC", text).casefold())
 
 
 # A question points away where it names the text it was written from. A word such as "above" does so only at the end of a

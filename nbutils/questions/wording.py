@@ -60,16 +60,16 @@ class Wording:
 
     def __init__(self, texts: Sequence[str] = ()):
         cased, inner, abbreviations = Counter(), Counter(), set()
-        self.size, self.frequency = len(texts), Counter()  # the number of texts that hold a word
+        self.size = len(texts)
+        self.times, self.frequency = Counter(), Counter()  # how often a word occurs, and in how many texts
         for text in texts:
             words = _WORD.findall(text)
+            folded = list(map(str.casefold, words))
             cased.update(words)
-            self.frequency.update(set(map(str.casefold, words)))
+            self.times.update(folded)
+            self.frequency.update(set(folded))
             inner.update(_INNER.findall(text))
             abbreviations.update(re.findall(r"(?<![\w.])([^\W\d_]+)\.\s+(?=[a-z,])", text))
-        self.times = Counter()  # how often a word occurs
-        for word, count in cased.items():
-            self.times[word.casefold()] += count
         stop = _stop_words(self.frequency) if texts else frozenset()
         common = {word for word, count in self.frequency.items() if self.size > 20 and count > self.size / 2}
         self.lower = frozenset(filter(str.islower, cased))
@@ -83,7 +83,6 @@ class Wording:
         found = Counter(sentence for text in texts for sentence in set(self.sentences(text)))
         self.repeated = frozenset(sentence for sentence, count in found.items() if count > 2)  # headers and footers
         self.longest, self.most_keywords, self.keyword_share = LONGEST, MOST_KEYWORDS, 0.5
-        self._weights: dict[str, float] = {}
 
     def learn_style(self, examples: Iterable[str]) -> None:
         """Take over how many of these questions are keywords (few stop words, no mark at the end), and their lengths."""
@@ -155,13 +154,12 @@ class Wording:
     def weight(self, word: str) -> float:
         """Return how much a word in lower case tells about a text: 0 for stop words and for words such as "provide" and
         "also", which occur in many texts but, unlike terms, hardly ever twice in one."""
-        if word not in self._weights:
-            burst = self.burst(word)
-            weak = self.frequency[word] >= SEEN and burst < self.weak
-            dull = weak or word in self.commonest or self.is_run_together(word)
-            rare = math.log((self.size + 2) / (self.frequency[word] + 1)) or 1.0
-            self._weights[word] = 0.0 if dull else rare * (0.5 + min(max(burst, 0), 1))
-        return self._weights[word]
+        burst = self.burst(word)
+        weak = self.frequency[word] >= SEEN and burst < self.weak
+        if weak or word in self.commonest or self.is_run_together(word):
+            return 0.0
+        rare = math.log((self.size + 2) / (self.frequency[word] + 1)) or 1.0
+        return rare * (0.5 + min(max(burst, 0), 1))
 
     def sentence_queries(self, text: str, rng: random.Random) -> Iterator[str]:
         """Yield the sentences that read well, in random order, those of the length learnt from examples first."""
