@@ -46,6 +46,10 @@ _MARKS = [  # what begins the items of a list; `n` counts up, or is empty
 ]
 _DETAIL = re.compile(r"\s*(?:[-*+•>–]\s+|\(?[a-hA-H][.)]\s)")
 _JSON = re.compile(r"(?:^|[\n:=}])\s*([\[{](?=\s*[\"\[{\]}']))")
+_BROKEN = [
+    re.compile(rf"{quote}(?!\s*[,:\]}}])((?:[^{quote}\\]|\\.|{quote}(?!\s*[,:\]}}]))+){quote}(?=\s*(?:[,\]}}]|\Z))")
+    for quote in "\"'"
+]
 _FIELDS = ("questions", "queries", "question", "query", "search_query", "text", "q", "search")
 
 
@@ -58,9 +62,9 @@ def parse_questions(reply: str, limit: int) -> list[str]:
     text = _without_markup(reply)
     if re.match(r"\W*NONE(?!\w)", text):
         return []
-    found = _from_json(text)
-    cleaned = [question for raw in (_from_lines(text) if found is None else found) if (question := _clean(raw))]
-    return cleaned[: max(limit, 0)]
+    lines = _from_json(text)
+    found = _from_lines("\n".join(lines) if lines is not None else text)
+    return list(filter(None, map(_clean, found)))[: max(limit, 0)]
 
 
 def without_thoughts(text: str) -> str:
@@ -81,7 +85,7 @@ def _without_markup(text: str) -> str:
 
 
 def _from_json(text: str) -> list[str] | None:
-    """Return the questions of the JSON in a text, also where it is cut off, or None where there is none."""
+    """Return the strings of the JSON in a text, also where it is cut off, or None where there is none."""
     decoder, values, at = json.JSONDecoder(strict=False), [], 0
     while start := _JSON.search(text, at):
         try:
@@ -89,16 +93,10 @@ def _from_json(text: str) -> list[str] | None:
             values.append(value)
         except (ValueError, RecursionError):
             at = start.end()
-    strings = _strings(values)
-    if not strings and (meant := re.match(r"\s*(?:\w+\s*=\s*)?[\[{]\s*(?:\[\s*)?([\"'{\]}])", text)):
-        quote = "'" if meant[1] == "'" else '"'
-        strings = re.findall(
-            rf"{quote}(?!\s*[,:\]}}])((?:[^{quote}\\]|\\.|{quote}(?!\s*[,:\]}}]))+){quote}(?=\s*(?:[,\]}}]|\Z))", text
-        )
-    elif not strings:
-        return None
-    numbered = _marked(strings, _MARKS[0])
-    return list(numbered.values()) if len(numbered) == len(strings) else strings
+    if strings := _strings(values):
+        return strings
+    begins = re.match(r"\s*(?:\w+\s*=\s*)?[\[{]\s*(?:\[\s*)?([\"'{\]}])", text)
+    return _BROKEN[begins[1] == "'"].findall(text) if begins else None
 
 
 def _strings(value) -> list[str]:
@@ -141,8 +139,7 @@ def _marked(lines: list[str], mark: re.Pattern) -> dict[int, str]:
 
 def _items(lines: list[str], marked: dict[int, str]) -> list[str]:
     """Return the items of a list; a line without a mark may go on with one, or is left out."""
-    before = [line for line in lines[: min(marked)] if not _is_chatter(line)][-1:]
-    items = [line for line in before if _asks(line)]
+    items: list[str] = []
     taking = after_blank = False
     for i, line in enumerate(lines):
         plain = line.strip()
@@ -152,14 +149,12 @@ def _items(lines: list[str], marked: dict[int, str]) -> list[str]:
             items += [rest] if taking else []
         elif plain and taking:
             detail = _DETAIL.match(line)
-            if _ANSWER.match(plain) or plain[0] == "(" or (not detail and _is_chatter(plain)):
-                taking = False
-            elif not items[-1]:
+            if not items[-1] and not _is_chatter(plain):
                 items[-1] = _unlabelled(line[detail.end() :] if detail else plain)
-            elif not (detail or after_blank or _asks(items[-1])) and (not plain[0].isupper() or _asks(plain)):
-                items[-1] = f"{items[-1]} {plain}"
-            else:
-                taking = False
+                continue
+            goes_on = not (detail or after_blank or plain[0] == "(" or _asks(items[-1]) or _is_chatter(plain))
+            taking = goes_on and (not plain[0].isupper() or _asks(plain))
+            items[-1] += f" {plain}" if taking else ""
         after_blank = not plain
     return items
 
