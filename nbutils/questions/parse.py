@@ -18,9 +18,8 @@ _LABEL = rf"(?:{_STYLE}|(?:[^\W\d_][\w-]*[ ]){{0,4}}{_NAME}(?:[ ]?\#?\d{{1,2}})?
 _LABELLED = re.compile(
     rf"[*_]*(?:{_LABEL}[*_]*\s*(?:[:：]|\s[-–—](?=\s))|[(\[]{_LABEL}[)\]](?=\s))[*_]*\s*", re.IGNORECASE
 )
-_HEADING = re.compile(  # a label in bold, or as a heading of its own
-    rf"^(?P<lead>\s*)(?:\#+\s+(?P<a>{_LABEL})[:：]?\s*$|(?P<b>\d{{1,2}}[.)]\s|)\*\*(?P<c>(?:\d{{1,2}}[.)]\s)?{_LABEL})[:：]?\*\*[:：]?)",
-    re.IGNORECASE | re.MULTILINE,
+_HEADING = re.compile(  # a label in bold, or as a heading, on a line of its own
+    rf"^(\s*(?:\d{{1,2}}[.)]\s)?)(?:\#+\s+|\*\*)((?:\d{{1,2}}[.)]\s)?{_LABEL})[:：]?(?:\*\*)?[:：]?[ ]*$", re.I | re.M
 )
 _ANSWER = re.compile(
     r"\W*(?:correct |sample |model )?(?:answers?|ans|a\d?|antwort(?:en)?|réponses?|respuestas?|answer key|solutions?"
@@ -112,11 +111,11 @@ def _strings(value) -> list[str]:
 
 
 def _from_lines(text: str) -> list[str]:
-    text = re.sub(r"^\s*(?:~~~\w*|[-=_*]{3,})\s*$", "", text, flags=re.MULTILINE)
-    text = _HEADING.sub(lambda found: f"{found['lead']}{found['b'] or ''}{found['a'] or found['c']}: ", text)
+    text = _HEADING.sub(r"\1\2: ", text)
     text = re.sub(r"(?<=[?？؟])\s*(?=(?:Q(?:uestion )?)?\d{1,2}[.):]\s)", "\n", text.replace("**", ""))
-    head = re.split(r"^\W*(?:answers|answer key|solutions|antworten|réponses)\W*$", text, flags=re.M | re.I)[0]
-    lines = (head if head.strip() else text).split("\n")
+    lines = re.split(r"^\W*(?:answers|answer key|solutions|antworten|réponses)\W*$", text, flags=re.M | re.I)[0].split(
+        "\n"
+    )
     found = [marked for mark in _MARKS if (marked := _marked(lines, mark))]
     if found:
         return _items(lines, min(found, key=lambda marked: (min(marked), -len(marked))))
@@ -133,8 +132,7 @@ def _marked(lines: list[str], mark: re.Pattern) -> dict[int, str]:
             number = int(count or 1) if not count or count.isdecimal() else ord(count) - ord("a") + 1
             if number < 2 or (marked and last < number <= last + 2):
                 marked[i], last = line[match.end() :], number
-    lone = len(marked) == 1 and mark is _MARKS[2]  # a letter may be a word
-    return {} if lone else marked
+    return {} if len(marked) == 1 and mark is _MARKS[2] else marked  # a lone letter may be a word
 
 
 def _items(lines: list[str], marked: dict[int, str]) -> list[str]:
@@ -170,16 +168,14 @@ def _asks(text: str) -> bool:
 def _is_chatter(line: str) -> bool:
     """Whether a line is blank, an answer, part of a table, or speaks to whoever asked."""
     bare = line.strip("*_#>()[]¡ ")
-    exclaims = bare.endswith(("!", "！")) and len(bare.split()) < 4
     told = _CHATTER.fullmatch(bare) or _NOTHING.fullmatch(bare) or _ANSWER.match(bare)
-    return bool(not bare or exclaims or told or bare[0] == "|" or bare[-1] in ":：")
+    return bool(not any(map(str.isalnum, bare)) or told or bare[0] == "|" or bare[-1] in ":：")
 
 
 def _clean(raw: str) -> str:
     """Return a question without emphasis, quotation marks and notes around it; empty where nothing is left."""
-    text, previous = re.sub(r"^[-•–](?=[^\W\d])", "", " ".join(raw.split())), None
-    while text != previous:
-        previous = text
+    text = re.sub(r"^[-•–](?=[^\W\d])", "", " ".join(raw.split()))
+    for _ in range(2):
         text = re.sub(r"^(\*\*|__|\*|_)(?=[^\s_*])(.*\s.*)(?<=[^\s_])\1$", r"\2", text.strip(" |"))
         note = re.search(r"\s*[*_]*[(\[]([^()\[\]]{2,80})[)\]][*_.]*$", text)
         if note and (re.fullmatch(_LABEL, note[1], re.IGNORECASE) or _ANSWER.match(note[1])):
