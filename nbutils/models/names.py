@@ -165,19 +165,19 @@ def _need_embeddings(name: str | Path, path: str, model: "SentenceTransformer") 
         raise UserError(f"The weights of {name} are not all numbers (NaN): it was damaged in training or on disk.")
 
 
+_REASONS = {  # what an error says -> what that means
+    "trust_remote_code": "brings its own code. Set TRUST_REMOTE_CODE if you have read and trust it.",
+    "model2vec": "is in model2vec's own form, without modules.json. Save it anew by "
+    "`SentenceTransformer(modules=[StaticEmbedding.from_model2vec(FOLDER)]).save_pretrained(NEW)`.",
+    "(?i)quanti|bitsandbytes|int8|4-?bit": "is quantised. Name the one in full or half precision.",
+    "deserializing": "is damaged or incomplete. Download it again.",
+}
+
+
 def _cannot_load(name: str | Path, is_folder: bool, error: Exception) -> str:
     """Return why a model cannot be loaded, and what to do."""
-    if "trust_remote_code" in str(error):
-        return f"Model {name} brings its own code. Set TRUST_REMOTE_CODE if you have read and trust it."
-    if "model2vec" in str(error):
-        return (
-            f"Model {name} is in model2vec's own form, without modules.json. Save it anew by "
-            "`SentenceTransformer(modules=[StaticEmbedding.from_model2vec(FOLDER)]).save_pretrained(NEW)`."
-        )
-    if re.search("quanti|bitsandbytes|int8|4-?bit", str(error), re.IGNORECASE):
-        return f"Model {name} is quantised ({first_line(error)}). Name the one in full or half precision."
-    if "deserializing" in str(error):
-        return f"The weights of {name} are damaged or incomplete ({first_line(error)}). Download them again."
+    if meaning := next((meaning for said, meaning in _REASONS.items() if re.search(said, str(error))), None):
+        return f"Model {name} {meaning}"
     if is_folder:
         return f"The model in {name} cannot be loaded: {first_line(error)}"
     return (
@@ -202,8 +202,7 @@ def longest_input(model: "SentenceTransformer") -> int:
 
 def _base_of(path: str) -> str:
     """Return the folder of an adapter's base, any other path as it is."""
-    base = Path(path) / "base"
-    return str(base) if (base / "modules.json").is_file() else path
+    return f"{path}/base" if Path(path, "base", "modules.json").is_file() else path
 
 
 def reading_length(name: str | Path) -> int:
@@ -247,14 +246,14 @@ def resolve_embed_model(name: "str | Path | BaseEmbedding", *, trust_remote_code
     if not isinstance(name, str | Path):
         return name
     provider, _, model = str(name).partition(":")
+    if is_service(name):
+        need_package(f"llama_index.embeddings.{provider}", provider, name)
     if provider == "openai":
-        need_package("llama_index.embeddings.openai", "openai", name)
         need_key("OPENAI_API_KEY", name)
         from llama_index.embeddings.openai import OpenAIEmbedding
 
         return OpenAIEmbedding(model=model, embed_batch_size=100, num_workers=8)
     if provider == "ollama":
-        need_package("llama_index.embeddings.ollama", "ollama", name)
         from llama_index.embeddings.ollama import OllamaEmbedding
 
         return OllamaEmbedding(model_name=model)

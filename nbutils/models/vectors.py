@@ -34,11 +34,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _cpu_has_bf16() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "amx_bf16" in flags or "avx512_bf16" in flags
+    file = Path("/proc/cpuinfo")
+    return bool(file.exists() and re.search("amx_bf16|avx512_bf16", file.read_text()))
 
 
 def use_bf16(device: "str | torch.device") -> bool:
@@ -338,13 +335,9 @@ class EmbeddingCache:
         if inner is not None:
             prompt = repr(_prompt(model, inner, kind) or "")
             precision = "bf16" if (use_bf16(inner.device) if bf16 is None else bf16) else "fp32"
-        head = hashlib.blake2b(f"1|{fingerprint}|{prompt}|{precision}|".encode(), digest_size=16)
-        keys = []
-        for text in texts:
-            digest = head.copy()
-            digest.update(text.encode("utf-8", "surrogatepass"))
-            keys.append(digest.digest())
-        return keys
+        head = f"1|{fingerprint}|{prompt}|{precision}|"
+        written = ((head + text).encode("utf-8", "surrogatepass") for text in texts)
+        return [hashlib.blake2b(text, digest_size=16).digest() for text in written]
 
     def _try(self, work: Callable[[sqlite3.Connection], None]) -> None:
         """Do something with the database; where it is broken, locked or full, say so and go on without it."""
@@ -366,15 +359,14 @@ class EmbeddingCache:
             self.file = None
 
     def _read(self, keys: list[bytes]) -> dict[bytes, np.ndarray]:
-        found: dict[bytes, np.ndarray] = {}
+        found: dict[bytes, bytes] = {}
 
         def select(connection: sqlite3.Connection) -> None:
             for key in sorted(keys):  # neighbours lie on one page
-                for (vector,) in connection.execute("SELECT vector FROM embeddings WHERE key = ?", (key,)):
-                    found[key] = np.frombuffer(vector, dtype=np.float32)
+                found.update(connection.execute("SELECT key, vector FROM embeddings WHERE key = ?", (key,)))
 
         self._try(select)
-        return found
+        return {key: np.frombuffer(vector, dtype=np.float32) for key, vector in found.items()}
 
     def _write(self, vectors: dict[bytes, np.ndarray]) -> None:
         rows = [(key, np.asarray(vector, np.float32).tobytes()) for key, vector in vectors.items()]

@@ -54,11 +54,11 @@ class Account:
 
 def spent_on(answers: Iterable[Answer]) -> tuple[int, int]:
     """Return the calls and the tokens that answers have cost together."""
-    answers = list(answers)
-    return sum(answer.calls for answer in answers), sum(answer.tokens_in + answer.tokens_out for answer in answers)
+    usage = usage_of(answers)
+    return usage["calls"], usage["tokens_in"] + usage["tokens_out"]
 
 
-def usage_of(answers: Iterable[Answer], prices: Prices | None) -> dict:
+def usage_of(answers: Iterable[Answer], prices: Prices | None = None) -> dict:
     """Return the calls, tokens and cost of answers together."""
     answers = list(answers)
     usage = {name: sum(getattr(answer, name) for answer in answers) for name in ("calls", "tokens_in", "tokens_out")}

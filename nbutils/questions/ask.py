@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from llama_index.core.llms import CustomLLM
 from pydantic import ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
@@ -276,7 +277,5 @@ async def _in_thread(function: Callable, when_done: Callable[[], None]):
 
 
 def _is_async(llm) -> bool:
-    from llama_index.core.llms import CustomLLM
-
-    method = getattr(type(llm), "acomplete", None)
-    return method is not None and inspect.unwrap(method) is not inspect.unwrap(CustomLLM.acomplete)
+    method = getattr(type(llm), "acomplete", CustomLLM.acomplete)
+    return inspect.unwrap(method) is not inspect.unwrap(CustomLLM.acomplete)

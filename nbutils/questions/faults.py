@@ -23,11 +23,10 @@ _TOO_LONG = re.compile(
     r"|request too large",
     re.IGNORECASE,
 )
-_NO_MONEY = re.compile(
-    r"insufficient.{0,12}(?:balance|quota|credit|funds)|budget.{0,12}exceeded|余额不足|欠费", re.IGNORECASE
-)
-_BLOCKED = re.compile(
-    r"\b(?:account|organi[sz]ation|api key)\b.{0,40}\b(?:flagged|suspended|deactivated|disabled)", re.I
+_NO_ACCESS = re.compile(  # no money, or a blocked account
+    r"insufficient.{0,12}(?:balance|quota|credit|funds)|budget.{0,12}exceeded|余额不足|欠费"
+    r"|\b(?:account|organi[sz]ation|api key)\b.{0,40}\b(?:flagged|suspended|deactivated|disabled)",
+    re.IGNORECASE,
 )
 _RATE = re.compile(r"rate.?limit|too many requests|overloaded", re.IGNORECASE)
 _NO_ROOM = re.compile(
@@ -104,11 +103,9 @@ def classify(error: Exception) -> Fault:
         return error
     if isinstance(error, UserError | ImportError | NotImplementedError) or "Unknown model" in str(error):
         return Fault(_line(error), "stop")
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
         chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
     for cause in chain:
         if status := _status(cause):
             body = getattr(cause, "body", None)
@@ -142,7 +139,7 @@ def _server_fault(told, status: int, retry_after: float | None = None) -> Fault:
     message = redact(message)[:300]
     reason = message if str(status) in message or status == 200 else f"{status} {message}"
     words = f"{code} {message}"
-    if _NO_MONEY.search(words) or _BLOCKED.search(words) or (status >= 500 and _NO_ROOM.search(words)):
+    if _NO_ACCESS.search(words) or (status >= 500 and _NO_ROOM.search(words)):
         return Fault(reason, "stop")
     if status in (200, 400, 403, 413, 422, 451, 500) and FILTERED.search(words):
         return Fault(f"content filter: {reason}", "drop")
@@ -173,8 +170,7 @@ def reply_in_parts(error: BaseException) -> "CompletionResponse | None":
     from llama_index.core.llms import CompletionResponse
 
     reply = _received(error)
-    choices = _get(reply, "choices") or [None]
-    content = _get(_get(choices[0], "message"), "content")
+    content = _get(_get(next(iter(_get(reply, "choices") or [None])), "message"), "content")
     if not isinstance(content, list):
         return None
     return CompletionResponse(text="".join(part["text"] for part in content if part.get("type") == "text"), raw=reply)
@@ -182,7 +178,7 @@ def reply_in_parts(error: BaseException) -> "CompletionResponse | None":
 
 def _status(error: BaseException) -> int | None:
     names = ("status_code", "status", "http_status", "code")
-    found = [getattr(source, name, None) for source in (error, _get(error, "response")) for name in names]
+    found = (getattr(source, name, None) for source in (error, _get(error, "response")) for name in names)
     return next((value for value in found if isinstance(value, int) and 300 <= value < 600), None)
 
 

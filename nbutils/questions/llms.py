@@ -54,14 +54,16 @@ def resolve_llm(
     provider, _, model = name.partition(":")
     service = {"max_retries": 0, "timeout": timeout or 120.0}
     like = re.fullmatch(r"openai-like:(.+?)@(https?://.+)", name)
-    if like or (model and provider in ("openai", "ollama", "gguf")):
-        module = "openai_like" if like or provider == "gguf" else provider
-        need_package(f"llama_index.llms.{module}", "openai" if like else provider, name)
     if name == "offline":
         from nbutils.questions.offline import OfflineQuestionWriter
 
         return _made(OfflineQuestionWriter, options, seed=seed)
-    if provider == "openai" and model:
+    if not like and not (model and provider in ("openai", "ollama", "gguf")):
+        known = "'offline', 'openai:MODEL', 'ollama:MODEL', 'gguf:FILE' or 'openai-like:MODEL@http://…'"
+        raise UserError(f"LLM is {name!r}; use {known}.")
+    module = "openai_like" if like or provider == "gguf" else provider
+    need_package(f"llama_index.llms.{module}", "openai" if like else provider, name)
+    if provider == "openai":
         need_key("OPENAI_API_KEY", name)
         from llama_index.llms.openai import OpenAI
 
@@ -72,7 +74,7 @@ def resolve_llm(
         except ValueError:  # newer than the client; whether it exists is for the server to say
             return _openai_like(options, model, llm.api_base, llm.api_key, **service)
         return llm
-    if provider == "ollama" and model:
+    if provider == "ollama":
         from llama_index.llms.ollama import Ollama
 
         if "timeout" in options:
@@ -84,19 +86,17 @@ def resolve_llm(
         if _without_proxy(str(llm.client._client.base_url)):
             from ollama import AsyncClient
 
-            own = {"timeout": llm.request_timeout, "headers": llm.headers, "trust_env": False}
-            llm._async_client = AsyncClient(host=llm.base_url, **own)
+            llm._async_client = AsyncClient(
+                host=llm.base_url, timeout=llm.request_timeout, headers=llm.headers, trust_env=False
+            )
         return llm
-    if provider == "gguf" and model:
+    if provider == "gguf":
         need_package("xllamacpp", "gguf", name)
         from nbutils.questions.gguf import GgufLLM
 
         return _made(GgufLLM, options, file=model, timeout=timeout or 600.0)
-    if like:
-        key = os.environ.get("OPENAI_LIKE_API_KEY", "").strip() or "none"
-        return _openai_like(options, *like.groups(), key, **service)
-    known = "'offline', 'openai:MODEL', 'ollama:MODEL', 'gguf:FILE' or 'openai-like:MODEL@http://…'"
-    raise UserError(f"LLM is {name!r}; use {known}.")
+    key = os.environ.get("OPENAI_LIKE_API_KEY", "").strip() or "none"
+    return _openai_like(options, *like.groups(), key, **service)
 
 
 def _openai_like(options: dict, model: str, url: str, key: str, **service) -> "LLM":

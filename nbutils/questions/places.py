@@ -30,8 +30,7 @@ def plain_words(text: str) -> list[str]:
     if not text.isascii():
         decomposed = unicodedata.normalize("NFKD", text.replace("\u00ad", ""))
         text = "".join(character for character in decomposed if not unicodedata.combining(character))
-    text = text.lower()
-    return _PLAIN_WORDS.findall(text)
+    return _PLAIN_WORDS.findall(text.lower())
 
 
 def shingles(words: Sequence[str], size: int = 8) -> set[tuple[str, ...]]:
@@ -93,16 +92,15 @@ class Places:
 
     def place(self, rows: Sequence[tuple[int, Row]], bad: dict[int, str]) -> Iterator[Place]:
         """Yield the place of each row, and the bad ones, in order; see `nbutils.questions.tables.read_table`."""
-        found = dict(rows)
-        for number in sorted({*found, *bad}):
-            place = Place(number, status=BAD, reason=bad.get(number, ""))
-            if number in found:
-                row = found[number]
-                place = Place(number, row.cell("question"), *_file_and_pages(row))
-                try:
-                    place.by, place.chunks = self._find(row, place)
-                except _Unplaced as unplaced:
-                    place.status, place.reason = unplaced.args
+        for number, row in sorted([*rows, *bad.items()], key=lambda numbered: numbered[0]):
+            if isinstance(row, str):
+                yield Place(number, status=BAD, reason=row)
+                continue
+            place = Place(number, row.cell("question"), *_file_and_pages(row))
+            try:
+                place.by, place.chunks = self._find(row, place)
+            except _Unplaced as unplaced:
+                place.status, place.reason = unplaced.args
             yield place
 
     def _find(self, row: Row, place: Place) -> tuple[str, list[str]]:
