@@ -43,9 +43,7 @@ class _Plain(np.ndarray):
 
 def id_ranks(ids: Sequence[str]) -> np.ndarray:
     """Return the position of each id in the sorted order of all ids, shape (ids,)."""
-    ranks = np.empty(len(ids), dtype=np.int64)
-    ranks[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
-    return ranks
+    return np.argsort(sorted(range(len(ids)), key=ids.__getitem__)).astype(np.int64)
 
 
 def top(scores: np.ndarray, ranks: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:

@@ -52,7 +52,7 @@ _ADD = (
 )
 
 
-class AnswerStore:
+class AnswerStore(contextlib.AbstractContextManager):
     """A table of answers by the key of their request, written one by one; any number of processes may use it at once.
 
     What was written before a SIGKILL is kept. Over a network file system only one machine at a time may write it.
@@ -127,9 +127,6 @@ class AnswerStore:
             yield mine if self._connection else set(keys)
         finally:
             self._execute("DELETE FROM claims WHERE owner = ?", (self._owner,))
-
-    def __enter__(self) -> "AnswerStore":
-        return self
 
     def __exit__(self, *_) -> None:
         if self._connection is not None:

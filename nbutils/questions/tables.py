@@ -34,10 +34,9 @@ class Row(dict):
         """Return what stands in the first filled column that means this, a key of `NAMES`; "" where none does."""
         for name in NAMES[meaning]:
             value = self.get(name)
-            if isinstance(value, list | tuple):
-                value = ";".join(str(part) for part in value)
-            if value is not None and str(value).strip():
-                return str(value).strip()
+            text = ";".join(map(str, value)) if isinstance(value, list) else str("" if value is None else value)
+            if text.strip():
+                return text.strip()
         return ""
 
 

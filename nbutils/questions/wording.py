@@ -10,7 +10,7 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 LONGEST, LONGEST_PHRASE, MOST_KEYWORDS = 24, 4, 7  # words in a query, a phrase of keywords, and all keywords of a query
 SEEN = 5  # texts that must hold a word before it is judged
@@ -84,17 +84,18 @@ class Wording:
         self.repeated = frozenset(sentence for sentence, count in found.items() if count > 2)  # headers and footers
         self.longest, self.most_keywords, self.keyword_share = LONGEST, MOST_KEYWORDS, 0.5
 
-    def learn_style(self, examples: Iterable[str]) -> None:
+    def learn_style(self, examples: Sequence[str]) -> None:
         """Take over how many of these questions are keywords (few stop words, no mark at the end), and their lengths."""
-        split = [(example, _WORD.findall(example.casefold())) for example in examples]
-        stop = _stop_words(Counter(word for _, words in split for word in words))
-        lengths: dict[bool, list[int]] = {True: [], False: []}
-        for example, words in split:
+        stop = _stop_words(Counter(_WORD.findall(" ".join(examples).casefold())))
+        sentences, keywords = [12], [2]
+        for example in examples:
+            words = _WORD.findall(example.casefold())
             few = sum(word in stop for word in words) <= 0.25 * len(words)
-            lengths[few and example.rstrip()[-1:] not in "?.!؟？。"].append(len(words))
-        self.keyword_share = len(lengths[True]) / len(split)
-        self.longest = min(LONGEST, max([*lengths[False], 12]))
-        self.most_keywords = min(MOST_KEYWORDS, max([*lengths[True], 2]))
+            kind = keywords if few and example.rstrip()[-1:] not in "?.!؟？。" else sentences
+            kind.append(len(words))
+        self.keyword_share = (len(keywords) - 1) / len(examples)
+        self.longest = min(LONGEST, max(sentences))
+        self.most_keywords = min(MOST_KEYWORDS, max(keywords))
 
     def sentences(self, text: str) -> list[str]:
         """Return the text's sentences, as they stand in it but for line breaks, and what is left between them."""
@@ -131,17 +132,18 @@ class Wording:
         if any(sentence.count(a) != sentence.count(b) for a, b in ("()", "[]", "“”", "«»")) or sentence.count('"') % 2:
             return False
         letters = (len(words) + sum(map(len, bare_words))) / len(sentence)
-        figures = sum(any(map(str.isdigit, word)) for word in words) / len(words)
-        shouted = sum(len(word) > 1 and word.isupper() for word in words) / len(words)
-        capital = sum(word[0].isupper() for word in words) / len(words)
-        title = len(words) < 13 and not self.commonest.isdisjoint(words)  # names without such words are no sentence
-        return letters >= 0.85 and figures <= 0.2 and shouted <= 0.2 and (capital <= 0.5 or title)
+        figures = sum(any(map(str.isdigit, word)) for word in words)
+        shouted = sum(len(word) > 1 and word.isupper() for word in words)
+        if letters < 0.85 or max(figures, shouted) > 0.2 * len(words):
+            return False
+        capital = sum(word[0].isupper() for word in words) <= 0.5 * len(words)
+        return capital or (len(words) < 13 and not self.commonest.isdisjoint(words))  # names alone are no sentence
 
     def is_run_together(self, word: str) -> bool:
         """Whether a rare word is two far more common ones: a lost space."""
         word, count = word.casefold(), self.frequency
-        parts = ((word[:i], word[i:]) for i in range(1, len(word)) if self.size > 20 and count[word] < 3)
-        return any(5 * count[word] <= min(count[a], count[b]) for a, b in parts)
+        splits = range(1, len(word)) if self.size > 20 and count[word] < 3 else ()
+        return any(5 * count[word] <= min(count[word[:i]], count[word[i:]]) for i in splits)
 
     def burst(self, word: str) -> float:
         """Return how much more a word (in lower case) comes together in few texts than if it were spread by chance.
