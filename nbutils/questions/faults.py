@@ -91,10 +91,7 @@ def finish_reason(reply) -> str:
     message = _get(source, "message")
     if (refusal := _get(message, "refusal")) and not _get(message, "content"):
         return f"refusal: {refusal}"
-    for name in ("finish_reason", "done_reason", "stop_reason"):
-        if isinstance(value := _get(source, name), str):
-            return value.lower()
-    return ""
+    return str(_get(source, "finish_reason", "done_reason", "stop_reason") or "").lower()
 
 
 def classify(error: Exception) -> Fault:

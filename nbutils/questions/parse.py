@@ -113,9 +113,8 @@ def _strings(value) -> list[str]:
 def _from_lines(text: str) -> list[str]:
     text = _HEADING.sub(r"\1\2: ", text)
     text = re.sub(r"(?<=[?？؟])\s*(?=(?:Q(?:uestion )?)?\d{1,2}[.):]\s)", "\n", text.replace("**", ""))
-    lines = re.split(r"^\W*(?:answers|answer key|solutions|antworten|réponses)\W*$", text, flags=re.M | re.I)[0].split(
-        "\n"
-    )
+    head = re.split(r"^\W*(?:answers|answer key|solutions|antworten|réponses)\W*$", text, flags=re.M | re.I)[0]
+    lines = (head if head.strip() else text).split("\n")
     found = [marked for mark in _MARKS if (marked := _marked(lines, mark))]
     if found:
         return _items(lines, min(found, key=lambda marked: (min(marked), -len(marked))))
