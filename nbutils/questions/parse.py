@@ -61,8 +61,8 @@ def parse_questions(reply: str, limit: int) -> list[str]:
     text = _without_markup(reply)
     if re.match(r"\W*NONE(?!\w)", text):
         return []
-    lines = _from_json(text)
-    found = _from_lines("\n".join(lines) if lines is not None else text)
+    found = _from_json(text)
+    found = _from_lines(text) if found is None else found
     return list(filter(None, map(_clean, found)))[: max(limit, 0)]
 
 
@@ -93,7 +93,8 @@ def _from_json(text: str) -> list[str] | None:
         except (ValueError, RecursionError):
             at = start.end()
     if strings := _strings(values):
-        return strings
+        numbered = _marked(strings, _MARKS[0])
+        return list(numbered.values()) if len(numbered) == len(strings) else strings
     begins = re.match(r"\s*(?:\w+\s*=\s*)?[\[{]\s*(?:\[\s*)?([\"'{\]}])", text)
     return _BROKEN[begins[1] == "'"].findall(text) if begins else None
 
