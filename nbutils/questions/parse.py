@@ -137,7 +137,8 @@ def _marked(lines: list[str], mark: re.Pattern) -> dict[int, str]:
 
 def _items(lines: list[str], marked: dict[int, str]) -> list[str]:
     """Return the items of a list; a line without a mark may go on with one, or is left out."""
-    items: list[str] = []
+    before = [line for line in lines[: min(marked)] if not _is_chatter(line)][-1:]
+    items = [line for line in before if _asks(line)]
     taking = after_blank = False
     for i, line in enumerate(lines):
         plain = line.strip()
