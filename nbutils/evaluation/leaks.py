@@ -1,7 +1,7 @@
-"""Wording that questions share with their chunks, and validation chunks that stand in the training corpus."""
+"""What was seen before it judges: validation chunks that stand in the training corpus, near-copies of questions, shared wording."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,3 +118,30 @@ def remove_leaks(dataset, train_corpus: dict[str, str], *, keep: bool = False):
     if not rest.queries:
         raise UserError("Every validation question is about a chunk of the training corpus. Choose other files.")
     return rest, leaks
+
+
+def near_copies(asked: Mapping[str, str], taught: Iterable[str], threshold: float = 0.8) -> pd.DataFrame:
+    """Return the questions that share at least `threshold` of their words, both ways together, with a training question.
+
+    Args:
+        asked: id -> question of those that judge.
+        taught: the training questions.
+        threshold: words that both hold as a share of the words that either holds (Jaccard).
+
+    Returns:
+        By question id: `question`, `taught` (the nearest training question), `share`.
+    """
+    words = [(text, set(plain_words(text))) for text in dict.fromkeys(taught)]
+    with_word: dict[str, list[int]] = {}
+    for number, (_, found) in enumerate(words):
+        for word in found:
+            with_word.setdefault(word, []).append(number)
+    rows = {}
+    for key, question in asked.items():
+        mine = set(plain_words(question))
+        candidates = {number for word in mine for number in with_word.get(word, ())}
+        shares = ((len(mine & words[number][1]) / len(mine | words[number][1]), number) for number in candidates)
+        share, best = max(shares, default=(0, 0))
+        if share >= threshold:
+            rows[key] = (question, words[best][0], round(share, 2))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["question", "taught", "share"])

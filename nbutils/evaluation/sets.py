@@ -1,14 +1,12 @@
 """The gold questions of a run: those about the validation documents, and those about all documents."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from nbutils.evaluation.gold import GoldQuestions, gold_questions
-from nbutils.evaluation.leaks import remove_leaks, without_chunks
+from nbutils.evaluation.leaks import near_copies, remove_leaks, without_chunks
 from nbutils.questions.dataset import with_queries
-from nbutils.questions.places import plain_words, source
+from nbutils.questions.places import source
 
 if TYPE_CHECKING:
     from llama_index.core.schema import TextNode
@@ -62,30 +60,3 @@ def gold_sets(
             if kept := data.queries.keys() - set(copies.index):
                 sets[f"{each}, no near-copies"] = with_queries(data, kept)
     return sets
-
-
-def near_copies(asked: Mapping[str, str], taught: Iterable[str], threshold: float = 0.8) -> pd.DataFrame:
-    """Return the questions that share at least `threshold` of their words, both ways together, with a training question.
-
-    Args:
-        asked: id -> question of those that judge.
-        taught: the training questions.
-        threshold: words that both hold as a share of the words that either holds (Jaccard).
-
-    Returns:
-        By question id: `question`, `taught` (the nearest training question), `share`.
-    """
-    words = [(text, set(plain_words(text))) for text in dict.fromkeys(taught)]
-    with_word: dict[str, list[int]] = {}
-    for number, (_, found) in enumerate(words):
-        for word in found:
-            with_word.setdefault(word, []).append(number)
-    rows = {}
-    for key, question in asked.items():
-        mine = set(plain_words(question))
-        candidates = {number for word in mine for number in with_word.get(word, ())}
-        shares = ((len(mine & words[number][1]) / len(mine | words[number][1]), number) for number in candidates)
-        share, best = max(shares, default=(0, 0))
-        if share >= threshold:
-            rows[key] = (question, words[best][0], round(share, 2))
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["question", "taught", "share"])

@@ -8,7 +8,8 @@ from retrieval_examples import Words
 from nbutils.core import project_folder
 from nbutils.corpus.chunks import load_corpus
 from nbutils.evaluation.compare import compare_models
-from nbutils.evaluation.sets import ALL_GOLD, GOLD, gold_sets, near_copies
+from nbutils.evaluation.leaks import near_copies
+from nbutils.evaluation.sets import ALL_GOLD, GOLD, gold_sets
 
 SAMPLE = project_folder() / "data" / "sample"
 FILES = [[str(SAMPLE / "norvane_2024.pdf")], [str(SAMPLE / "brackwater_2024.pdf")]]
