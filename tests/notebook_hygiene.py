@@ -24,7 +24,7 @@ def problems(path: str | Path) -> Iterator[str]:
     if len(text) > MOST_BYTES:
         yield f"{len(text) / 1e6:.1f} MB; smaller figures or fewer of them"
     notebook = json.loads(text)
-    for name in sorted(set(notebook["metadata"]) - {"kernelspec", "language_info"}):
+    for name in sorted(set(notebook["metadata"]) - {"kernelspec", "language_info", "nbutils"}):
         yield f"metadata {name!r}"
     cells = notebook["cells"]
     counts = [cell["execution_count"] for cell in cells if cell["cell_type"] == "code"]
