@@ -1,14 +1,17 @@
 import random
+import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nbutils.models.names import load_model
 from nbutils.models.search import BM25Index
 from nbutils.models.vectors import encode
 from nbutils.training.engine import SentenceTransformersFinetuneEngine
 from nbutils.training.split import TrainingPairs
-from nbutils.training.teacher import Teacher, cut_queries_out
+from nbutils.training.teacher import Teacher, cut_out, cut_queries_out
 
 CHUNK = "The north ferry sails at nine. A ticket costs ten crowns\nin summer. Dogs travel free of charge on every deck."
 
@@ -44,6 +47,19 @@ def test_a_sentence_is_taken_out_of_its_chunk_whatever_the_line_breaks():
         cut_queries_out(CHUNK, ["Dogs travel free of charge on every deck."], 0.9, random.Random(i)) for i in range(200)
     ]
     assert 0.82 < np.mean(["Dogs" not in draw for draw in draws]) < 0.97
+
+
+SPACES = st.text(" \n\t\u00a0\x1f", min_size=1, max_size=3)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["a", "ab", "b.", "é"]), SPACES), max_size=12),
+    st.sampled_from(["a b.", "ab", "b. a ab", ""]),
+)
+def test_words_are_cut_out_as_a_regular_expression_would(parts, query):
+    chunk = "".join(word + space for word, space in parts)
+    expected = re.sub(r"\s+".join(map(re.escape, query.split())), " ", chunk) if query else chunk
+    assert cut_out(query, chunk) == expected
 
 
 @pytest.mark.slow
