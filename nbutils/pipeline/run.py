@@ -371,8 +371,14 @@ def start_kernel(run: Run, imports: Iterable[str] = ()) -> "AsyncKernelManager":
     environment = {
         "NBUTILS_OUTPUTS": str(run.folder.parent), "NBUTILS_PROGRESS": _terminal(), "NBUTILS_RUN": str(run.folder),
     }  # fmt: skip
+
+    class Kernel(AsyncKernelManager):
+        def client(self, **options: Any) -> Any:
+            self.connected = super().client(**options)  # nbclient closes it only where it made the manager
+            return self.connected
+
     first = [f"--IPKernelApp.exec_lines=__import__({module!r})" for module in imports]
-    kernel = AsyncKernelManager(kernel_name="python3")
+    kernel = Kernel(kernel_name="python3")
     options = {"env": {**os.environ, **environment}, "extra_arguments": ["--log-level=CRITICAL", *first]}
     run_sync(kernel.start_kernel)(**options)
     return kernel
@@ -384,6 +390,8 @@ def end_kernel(kernel: "AsyncKernelManager | None") -> None:
 
     if kernel and kernel.has_kernel:
         run_sync(kernel.shutdown_kernel)(now=True)
+    if hasattr(kernel, "connected"):
+        kernel.connected.stop_channels()
 
 
 def _reason(error: Exception) -> str:

@@ -124,8 +124,12 @@ def test_the_next_kernel_imports_what_its_notebook_names_and_ends_with_the_run(n
     monkeypatch.setenv("NBUTILS_NOTEBOOKS", str(folder))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     file = documents(tmp_path / "d", a="work") / "a.txt"
-    result = runs.run("x", {"TRAIN_FILES": [str(file)]}, outputs=tmp_path / "outputs", say=lambda line: None)
-    assert (result.failed_step, result.error) == ("02_generate_questions", "OSError: no message")
+    open_files = []
+    for _ in range(2):
+        result = runs.run("x", {"TRAIN_FILES": [str(file)]}, outputs=tmp_path / "o", fresh=True, say=lambda line: None)
+        assert (result.failed_step, result.error) == ("02_generate_questions", "OSError: no message")
+        open_files.append(psutil.Process().num_fds())
+    assert open_files[1] <= open_files[0] + 2  # no channel of a kernel is left open
     environments = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
