@@ -143,7 +143,8 @@ def compare_models(
 
     Args:
         dataset: anything with `queries`, `corpus` and `relevant_docs` (ids, or id -> grade); or a mapping from the
-            name of a question set to such a dataset.
+            name of a question set to such a dataset. Where its chunks have headers (`CHUNK_HEADER`), each dense system is
+            searched without them, too.
         models: system name -> model (a name, a LlamaIndex embedding, a SentenceTransformer; None leaves it out with
             a note, as does an `openai:` one without a key or that fails), or a list of models, which are called by
             as much of their names as tells them apart. Texts go to no service that is not named here.
@@ -157,8 +158,7 @@ def compare_models(
             fold is searched with that fold's model, which has learned no question about the chunk.
         human: names of the question sets that people wrote, beside those that say so themselves (`dataset.human`).
         compared_length: add the base read to as many tokens as the fine-tuned model where these differ.
-        bm25: add a BM25 row. Where a dataset's chunks have headers (`CHUNK_HEADER`), each dense system gets one more row
-            without them, too.
+        bm25: add a BM25 row.
         hybrid: add reciprocal rank fusion of each dense system with BM25, both weighed alike: a weight that suits
             questions written by a model does not suit people's.
         index_queries: a dataset of queries generated for the chunks, such as those of training. Each dense system gets

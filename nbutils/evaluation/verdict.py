@@ -212,7 +212,7 @@ def verdict(
         advice = "use BM25" if alone else "use hybrid"
 
     deployed = hybrid_name if advice == "use hybrid" else str
-    headers = on_decisive(deployed(chosen), deployed(bare_name(chosen)))
+    headers = on_decisive(deployed(chosen), deployed(bare_name(chosen))) if advice != "use BM25" else None
 
     shown = [main, *others, *rest, *length, bm25, hybrid, hybrid_to_bm25 if ahead else None, headers, index_queries]
     lines = [effect.sentence(metric, margin) for effect in shown if effect]

@@ -54,6 +54,11 @@ def notebooks_folder() -> Path:
     return Path(os.environ.get("NBUTILS_NOTEBOOKS") or project_folder() / "notebooks")
 
 
+def read_notebook(step: str) -> dict[str, Any]:
+    """Return a notebook of that folder, named without its ending, as JSON."""
+    return json.loads((notebooks_folder() / f"{step}.ipynb").read_text(encoding="utf-8"))
+
+
 @dataclass(frozen=True)
 class Parameter:
     """A notebook's parameter as papermill sees it: name, type name, default and the comment that explains it."""

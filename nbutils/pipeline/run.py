@@ -24,11 +24,12 @@ from nbutils.pipeline.parameters import (
     check_together,
     notebook_parameters,
     notebooks_folder,
+    read_notebook,
     read_profile,
     with_defaults,
 )
 from nbutils.pipeline.report import closing_table, without_address_checks, write_report
-from nbutils.pipeline.steps import CHAIN, MAKER, STEPS, before, executions, fingerprint, is_current, trouble
+from nbutils.pipeline.steps import CHAIN, MAKER, STEPS, Step, before, executions, fingerprint, is_current, trouble
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -252,9 +253,10 @@ def run(
     check_together(given)
     values, this = with_defaults(given), Run(name, outputs)
     result = RunResult(this.name, this.folder)
-    with this.lock(wait), contextlib.ExitStack() as started:
-        _end_leftovers(this)
-        kernel = None
+    waiting: dict[str, AsyncKernelManager] = {}
+    with this.lock(wait), contextlib.ExitStack() as at_last:
+        end_leftovers(this)
+        at_last.callback(lambda: [*map(end_kernel, waiting.values())])
         for number, step in enumerate(CHAIN, 1):
             head = f"[{number}/{len(CHAIN)}] {step.name}"
             if not fresh and is_current(step, this.folder, this.read(), values):
@@ -265,15 +267,8 @@ def run(
             defaults = {key: parameter.default for key, parameter in notebook_parameters(step.name).items()}
             own = {key: values[key] for key in defaults if key != "RUN_NAME" and values[key] != defaults[key]}
             begun, since = time.perf_counter(), time.time()
-            due, kernel = kernel or start_kernel(this), None
-            started.callback(end_kernel, due)
-            if following := CHAIN[number : number + 1]:  # its imports take as long as many a notebook
-                kernel = start_kernel(
-                    this, _notebook(following[0].name)["metadata"].get("nbutils", {}).get("imports", ())
-                )
-                started.callback(end_kernel, kernel)
             try:
-                execute(step.name, this, own | {"RUN_NAME": this.name}, say, due)
+                execute(step.name, this, own | {"RUN_NAME": this.name}, say, waiting)
             except Exception as error:
                 result.status, result.failed_step, result.error = "failed", step.name, _reason(error)
                 this.record(step.name, error=result.error)
@@ -306,7 +301,7 @@ def _checked(parameters: Mapping[str, Any] | None, profile: str | Path | None = 
     return absolute_files(values)
 
 
-def _end_leftovers(run: Run) -> None:
+def end_leftovers(run: Run) -> None:
     """End the kernel of this run that a killed process has left behind; called by the one that holds the lock."""
     import psutil
 
@@ -318,17 +313,30 @@ def _end_leftovers(run: Run) -> None:
                 process.wait(10)
 
 
-def execute(notebook: str, run: Run, parameters: dict[str, Any], say: Callable[[str], None], kernel=None) -> None:
-    """Execute one notebook into the run's folder and end its kernel; it is kept even when a cell fails."""
+def execute(
+    notebook: str, run: Run, parameters: dict[str, Any], say: Callable[[str], None],
+    waiting: "dict[str, AsyncKernelManager] | None" = None,
+) -> None:  # fmt: skip
+    """Execute one notebook into the run's folder; the executed notebook is kept even when a cell fails.
+
+    Args:
+        notebook: its name without its ending.
+        run: the run.
+        parameters: to be set in it.
+        say: receives each line of progress.
+        waiting: kernels by the notebooks that they wait for. This one's is taken out, and the next step's put in.
+    """
     with without_address_checks():
         import papermill
 
-    kernel = kernel or start_kernel(run)
+    waiting = {} if waiting is None else waiting
+    kernel = waiting.pop(notebook, None) or start_kernel(run)
     source = notebooks_folder() / f"{notebook}.ipynb"
     partial = run.path(f".{notebook}.partial.ipynb")
-    cells = _notebook(notebook)["cells"]
+    cells = read_notebook(notebook)["cells"]
     total = sum(cell["cell_type"] == "code" for cell in cells) + bool(parameters)
     done, heading = 0, ""
+    following = CHAIN[len(before(notebook)) + 1 :][:1]
 
     def cell_started(cell, cell_index, **_) -> None:
         nonlocal done, heading
@@ -336,6 +344,8 @@ def execute(notebook: str, run: Run, parameters: dict[str, Any], say: Callable[[
         first = lines[0] if lines else ""
         if cell.cell_type == "markdown" and first.startswith("#"):
             heading = first.lstrip("# ")
+        if cell_index == 0:  # not before: the ports of a kernel that starts may go to connections that are being made
+            waiting.update({step.name: start_kernel(run, _imports(step)) for step in following})
         if cell.cell_type == "code":
             done += 1
             say(f"    cell {done}/{total}  {heading}  |  {first[:60]}")
@@ -359,8 +369,9 @@ def _terminal() -> str:
     return os.devnull
 
 
-def _notebook(step: str) -> dict[str, Any]:
-    return json.loads((notebooks_folder() / f"{step}.ipynb").read_text(encoding="utf-8"))
+def _imports(step: Step) -> list[str]:
+    """Return what a notebook says of itself that takes seconds to import."""
+    return read_notebook(step.name)["metadata"].get("nbutils", {}).get("imports", [])
 
 
 def start_kernel(run: Run, imports: Iterable[str] = ()) -> "AsyncKernelManager":
@@ -384,11 +395,11 @@ def start_kernel(run: Run, imports: Iterable[str] = ()) -> "AsyncKernelManager":
     return kernel
 
 
-def end_kernel(kernel: "AsyncKernelManager | None") -> None:
-    """End a kernel, if there is one that has not ended."""
+def end_kernel(kernel: "AsyncKernelManager") -> None:
+    """End a kernel and close the connections to it."""
     from jupyter_core.utils import run_sync
 
-    if kernel and kernel.has_kernel:
+    if kernel.has_kernel:
         run_sync(kernel.shutdown_kernel)(now=True)
     if hasattr(kernel, "connected"):
         kernel.connected.stop_channels()

@@ -16,8 +16,8 @@ from typing import Any
 
 import nbutils
 from nbutils.core import content_hash, project_folder
-from nbutils.corpus.files import _files_hash, find_files
-from nbutils.pipeline.parameters import FILE_PARAMETERS, notebook_parameters, notebooks_folder
+from nbutils.corpus.files import files_hash, find_files
+from nbutils.pipeline.parameters import FILE_PARAMETERS, notebook_parameters, read_notebook
 
 MODEL_PARAMETERS = ("BASE_MODEL", "OTHER_MODELS", "OPENAI_MODEL", "LLM")  # names, of folders and files among others
 NOT_IN_RESULTS = ("RUN_NAME", "CONCURRENCY")  # change nothing of what a step leaves behind
@@ -91,8 +91,8 @@ def fingerprint(step: Step, folder: Path, record: Mapping[str, Any], values: Map
         _cells(step.name),
         _package_code(),
         json.dumps([own, executions(step.name, record)], sort_keys=True, default=str),
-        *(_files_hash(str(name)) for name in _named_files(own, values)),
-        *(_files_hash(str(folder / file)) for file in files),
+        *(files_hash(str(name)) for name in _named_files(own, values)),
+        *(files_hash(str(folder / file)) for file in files),
     )
 
 
@@ -124,8 +124,7 @@ def _named_files(own: Mapping[str, Any], values: Mapping[str, Any]) -> list[str 
 
 
 def _cells(notebook: str) -> str:
-    cells = json.loads((notebooks_folder() / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
-    return json.dumps(["".join(cell["source"]) for cell in cells])
+    return json.dumps(["".join(cell["source"]) for cell in read_notebook(notebook)["cells"]])
 
 
 def _package_code() -> str:

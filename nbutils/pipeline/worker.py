@@ -20,7 +20,7 @@ import yaml
 from nbutils.core import UserError, write_atomic
 from nbutils.pipeline.parameters import read_profile
 from nbutils.pipeline.plan import PlannedRun
-from nbutils.pipeline.run import Run, now, run
+from nbutils.pipeline.run import Run, end_leftovers, now, run
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 GIBIBYTE = 1 << 30
@@ -86,6 +86,8 @@ def run_one(
         ) as worker,
     ):  # fmt: skip
         outcome.peak_memory, reason = _watch(worker, this.folder, planned.timeout or timeout, memory)
+        with contextlib.suppress(UserError), this.lock():  # unless another process is working on the run
+            end_leftovers(this)  # a killed worker's kernels live on for seconds, and write to the folder that goes now
     outcome.seconds = round(time.monotonic() - begun, 1)
     _settle(outcome, this.folder, worker.returncode, reason)
     outcome.finished = now()

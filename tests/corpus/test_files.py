@@ -9,7 +9,7 @@ import pytest
 
 from nbutils.core import UserError
 from nbutils.corpus.chunks import load_corpus, read_corpus, save_corpus
-from nbutils.corpus.files import _files_hash, check_disjoint, find_files, resolve
+from nbutils.corpus.files import check_disjoint, files_hash, find_files, resolve
 
 
 def test_find_files(tmp_path, monkeypatch):
@@ -137,10 +137,10 @@ def test_a_link_to_nothing_and_an_unknown_home_are_no_files(tmp_path):
 
 def test_a_word_processor_s_lock_file_changes_no_digest(tmp_path):
     (tmp_path / "a.txt").write_text("text")
-    before = _files_hash(tmp_path)
+    before = files_hash(tmp_path)
     (tmp_path / "~$a.docx").write_text("lock")
     (tmp_path / ".DS_Store").write_text("view")
-    assert _files_hash(tmp_path) == before
+    assert files_hash(tmp_path) == before
 
 
 @pytest.mark.parametrize("pattern", ["data/**.pdf", "a**/b.txt"])
@@ -187,15 +187,15 @@ def test_the_digest_follows_names_and_contents_behind_a_pattern(tmp_path, monkey
     file = tmp_path / "d" / "a" / "1.txt"
     file.parent.mkdir(parents=True)
     file.write_text("one")
-    digests = [_files_hash(pattern)]
-    assert digests[0] == _files_hash([pattern])[: len(digests[0])] == _files_hash(pattern)
+    digests = [files_hash(pattern)]
+    assert digests[0] == files_hash([pattern])[: len(digests[0])] == files_hash(pattern)
     file.write_text("two")
-    digests.append(_files_hash(pattern))
+    digests.append(files_hash(pattern))
     if pattern != "d/a/1.txt":
         (tmp_path / "d" / "a" / "2.txt").write_text("more")
-        digests.append(_files_hash(pattern))
+        digests.append(files_hash(pattern))
         file.rename(file.with_name("0.txt"))
-        digests.append(_files_hash(pattern))
+        digests.append(files_hash(pattern))
     assert len(set(digests)) == len(digests)
 
 

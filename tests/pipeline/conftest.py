@@ -31,7 +31,7 @@ def in_this_process(short, tmp_path, monkeypatch):
     """Execute the cells of the short notebooks here instead of in kernels, which takes milliseconds."""
     monkeypatch.setenv("NBUTILS_NOTEBOOKS", str(shutil.copytree(notebooks_folder(), tmp_path / "notebooks")))
 
-    def execute(notebook, run, parameters, say, kernel):
+    def execute(notebook, run, parameters, say, waiting):
         names = {}
         with monkeypatch.context() as kernel:
             kernel.setenv("NBUTILS_OUTPUTS", str(run.folder.parent))
@@ -45,6 +45,5 @@ def in_this_process(short, tmp_path, monkeypatch):
         (folder / "report.html").touch()
 
     monkeypatch.setattr(steps, "_package_code", functools.cache(steps._package_code))  # it does not change meanwhile
-    monkeypatch.setattr(runs, "start_kernel", lambda *_: None)
     monkeypatch.setattr(runs, "execute", execute)
     monkeypatch.setattr(runs, "write_report", write_report)

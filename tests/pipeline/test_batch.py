@@ -77,7 +77,7 @@ def processes(outputs: Path, word: str = "", run: str = "") -> list[psutil.Proce
 
 
 def sleeping_kernel(outputs: Path, run: str) -> psutil.Process:
-    """The kernel of a run that is in step 2."""
+    """The kernel of a run that is in step 2, which is older than the one that waits for step 3."""
 
     def there():
         if f"{run} 01_build_corpus" not in did(outputs):
@@ -85,7 +85,7 @@ def sleeping_kernel(outputs: Path, run: str) -> psutil.Process:
         begun = json.loads((outputs / run / "run.json").read_text())["steps"]
         return "02_generate_questions" in begun and processes(outputs, "ipykernel", f"/{run}")
 
-    return until(there)[0]
+    return min(until(there), key=psutil.Process.create_time)
 
 
 # Runs that work and runs that do not

@@ -70,8 +70,8 @@ def test_a_kernel_left_by_a_killed_process_is_ended_but_never_this_process(tmp_p
     threading.Thread(target=left.wait).start()  # so that it goes when it is killed
     inside = """
 import sys
-from nbutils.pipeline.run import Run, _end_leftovers
-_end_leftovers(Run("x", sys.argv[1]))
+from nbutils.pipeline.run import Run, end_leftovers
+end_leftovers(Run("x", sys.argv[1]))
 print("alive")
 """
     done = subprocess.run(
