@@ -70,7 +70,7 @@ def find_files(files: Files, *, passed_over: list[str] | None = None) -> list[Pa
     """Return the files that paths, folders, globs and URLs stand for, each once: paths, and URLs as strings.
 
     The files of a folder or glob come sorted by path, those of subfolders and linked folders too. Hidden files, lock files
-    of word processors (`~$…`) and other types in them are passed over; their names are added to the list `passed_over`.
+    of word processors (`~$…`), links to nothing and other types are passed over; their names are added to `passed_over`.
 
     Raises:
         UserError: a path that does not exist, a folder or glob without a file that can be read, or another file type.
@@ -100,7 +100,8 @@ def _expand(item: str | Path, passed_over: list[str]) -> list[Path | str]:
             raise UserError(f"{item} is of a type that cannot be read. Convert it to {KNOWN}.")
         return matches
     inside = [file for path in matches for file in (_walk(path) if path.is_dir() else [path])]
-    readable = [file for file in inside if file.suffix.lower() in SUFFIXES and not file.name.startswith((".", "~$"))]
+    known = (file for file in inside if file.suffix.lower() in SUFFIXES and not file.name.startswith((".", "~$")))
+    readable = [file for file in known if file.is_file()]
     passed_over += sorted(file.name for file in {*inside} - {*readable})
     if not readable:
         what = f"The folder {item} holds no {KNOWN} file" if is_literal else f"No {KNOWN} file matches {item}"
@@ -109,8 +110,9 @@ def _expand(item: str | Path, passed_over: list[str]) -> list[Path | str]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and below it."""
-    return (place / name for place in _folders(folder) for name in _names(place) if os.path.isfile(place / name))
+    """Yield the files in a folder and below it, and links to what is not there."""
+    paths = (place / name for place in _folders(folder) for name in _names(place))
+    return (path for path in paths if path.is_file() or (path.is_symlink() and not path.exists()))
 
 
 def _folders(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
@@ -170,7 +172,7 @@ def files_hash(value: "str | Path | Iterable[str | Path]") -> str:
         files = [
             (os.path.relpath(file, path) if path.is_dir() else path.name, file)
             for path in matches if path is not None for file in (_walk(path) if path.is_dir() else [path])
-            if file == path or not file.name.startswith((".", "~$"))
+            if file == path or (file.exists() and not file.name.startswith((".", "~$")))
         ]  # fmt: skip
         parts = [f"{name}={_digest(file)}" for name, file in sorted(files)] or [str(item)]
         digest.update("\n".join(parts).encode("utf-8", "surrogateescape") + b"\0")

@@ -80,12 +80,16 @@ def test_check_disjoint(tmp_path, monkeypatch):
         assert all(name in str(error.value) for name in names)
 
 
-def test_hidden_files_lock_files_and_other_types_are_passed_over_and_told(tmp_path):
+def test_hidden_files_lock_files_links_to_nothing_and_other_types_are_passed_over_and_told(tmp_path):
     for name in ("a.txt", ".hidden.txt", "~$plan.docx", "photo.png"):
         (tmp_path / name).write_text("text")
+    (tmp_path / "gone.pdf").symlink_to("nowhere.pdf")
     passed_over = []
     assert [path.name for path in find_files(tmp_path, passed_over=passed_over)] == ["a.txt"]
-    assert sorted(passed_over) == [".hidden.txt", "photo.png", "~$plan.docx"]
+    assert sorted(passed_over) == [".hidden.txt", "gone.pdf", "photo.png", "~$plan.docx"]
+    before = files_hash(tmp_path)
+    (tmp_path / "gone.pdf").unlink()
+    assert files_hash(tmp_path) == before
 
 
 def test_linked_folders_are_followed_and_loops_are_not(tmp_path):

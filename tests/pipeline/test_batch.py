@@ -105,13 +105,14 @@ def test_a_finished_run_of_another_batch_is_not_replaced(tmp_path, outputs):
 @pytest.mark.slow
 def test_failures_are_recorded_the_rest_goes_on_and_only_they_are_done_again(short, tmp_path, outputs):
     folder = documents(tmp_path / "mixed", bad="fail", dead="kill", good="work", other="work")
+    (folder / "table.xlsx").touch()
     done = nbutils("batch", folder, "--jobs", 2)
     assert done.returncode == 1
     assert "2 of 4 runs are done" in done.stdout
     assert (
         "bad: This document cannot be asked about. Take another one. (bad/02_generate_questions.ipynb)" in done.stderr
     )
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr and "passed over: table.xlsx" in done.stderr
     record = read_batch("mixed", outputs)
     assert {name: outcome.status for name, outcome in record.outcomes.items()} == {
         "bad": "failed", "dead": "failed", "good": "done", "other": "done",
