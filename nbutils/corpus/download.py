@@ -118,11 +118,12 @@ def _body(response, url: str, limit: int) -> bytes:
             advice = "Some servers want a contact: set NBUTILS_USER_AGENT='Your Name you@example.org'."
         raise UserError(f"Cannot download {url}: the server answers {response.status_code} {response.reason}. {advice}")
     length, data = response.headers.get("Content-Length", ""), bytearray()
-    with progress(total=int(length) if length.isdecimal() else None, desc="Downloading", unit="B") as bar:
+    size = int(length) if length.isdecimal() else 0
+    with progress(total=size or None, desc="Downloading", unit="B") as bar:
         for block in response.iter_content(1 << 16):
             data += block
             bar.update(len(block))
-            if len(data) > limit:
+            if max(size, len(data)) > limit:
                 raise UserError(f"{url} is larger than {limit / 1e6:g} MB. Download it by hand and name the file.")
     return bytes(data)
 
