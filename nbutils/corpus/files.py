@@ -162,7 +162,7 @@ def _digest(path: Path) -> str:
         raise UserError(f"Cannot read {path}: {error.strerror}. Check the file and its permissions.") from error
 
 
-def files_hash(value: "str | Path | Iterable[str | Path]") -> str:
+def _files_hash(value: "str | Path | Iterable[str | Path]") -> str:
     """Return a digest of the names and contents of all files behind paths, folders (but hidden and lock files), globs
     and URLs; what does not exist counts by its name."""
     digest = hashlib.sha256()

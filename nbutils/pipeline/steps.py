@@ -16,7 +16,7 @@ from typing import Any
 
 import nbutils
 from nbutils.core import content_hash, project_folder
-from nbutils.corpus.files import files_hash, find_files
+from nbutils.corpus.files import _files_hash, find_files
 from nbutils.pipeline.parameters import FILE_PARAMETERS, notebook_parameters, read_notebook
 
 MODEL_PARAMETERS = ("BASE_MODEL", "OTHER_MODELS", "OPENAI_MODEL", "LLM")  # names, of folders and files among others
@@ -91,8 +91,8 @@ def fingerprint(step: Step, folder: Path, record: Mapping[str, Any], values: Map
         _cells(step.name),
         _package_code(),
         json.dumps([own, executions(step.name, record)], sort_keys=True, default=str),
-        *(files_hash(str(name)) for name in _named_files(own, values)),
-        *(files_hash(str(folder / file)) for file in files),
+        *(_files_hash(str(name)) for name in _named_files(own, values)),
+        *(_files_hash(str(folder / file)) for file in files),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from nbutils.core import UserError
 from nbutils.corpus.chunks import load_corpus, read_corpus, save_corpus
-from nbutils.corpus.files import check_disjoint, files_hash, find_files, resolve
+from nbutils.corpus.files import check_disjoint, _files_hash, find_files, resolve
 
 
 def test_find_files(tmp_path, monkeypatch):
@@ -87,9 +87,9 @@ def test_hidden_files_lock_files_links_to_nothing_and_other_types_are_passed_ove
     passed_over = []
     assert [path.name for path in find_files(tmp_path, passed_over=passed_over)] == ["a.txt"]
     assert sorted(passed_over) == [".hidden.txt", "gone.pdf", "photo.png", "~$plan.docx"]
-    before = files_hash(tmp_path)
+    before = _files_hash(tmp_path)
     (tmp_path / "gone.pdf").unlink()
-    assert files_hash(tmp_path) == before
+    assert _files_hash(tmp_path) == before
 
 
 def test_linked_folders_are_followed_and_loops_are_not(tmp_path):
@@ -141,10 +141,10 @@ def test_a_link_to_nothing_and_an_unknown_home_are_no_files(tmp_path):
 
 def test_a_word_processor_s_lock_file_changes_no_digest(tmp_path):
     (tmp_path / "a.txt").write_text("text")
-    before = files_hash(tmp_path)
+    before = _files_hash(tmp_path)
     (tmp_path / "~$a.docx").write_text("lock")
     (tmp_path / ".DS_Store").write_text("view")
-    assert files_hash(tmp_path) == before
+    assert _files_hash(tmp_path) == before
 
 
 @pytest.mark.parametrize("pattern", ["data/**.pdf", "a**/b.txt"])
@@ -191,15 +191,15 @@ def test_the_digest_follows_names_and_contents_behind_a_pattern(tmp_path, monkey
     file = tmp_path / "d" / "a" / "1.txt"
     file.parent.mkdir(parents=True)
     file.write_text("one")
-    digests = [files_hash(pattern)]
-    assert digests[0] == files_hash([pattern])[: len(digests[0])] == files_hash(pattern)
+    digests = [_files_hash(pattern)]
+    assert digests[0] == _files_hash([pattern])[: len(digests[0])] == _files_hash(pattern)
     file.write_text("two")
-    digests.append(files_hash(pattern))
+    digests.append(_files_hash(pattern))
     if pattern != "d/a/1.txt":
         (tmp_path / "d" / "a" / "2.txt").write_text("more")
-        digests.append(files_hash(pattern))
+        digests.append(_files_hash(pattern))
         file.rename(file.with_name("0.txt"))
-        digests.append(files_hash(pattern))
+        digests.append(_files_hash(pattern))
     assert len(set(digests)) == len(digests)
 
 
