@@ -9,7 +9,7 @@ import pytest
 
 from nbutils.core import UserError
 from nbutils.corpus.chunks import load_corpus, read_corpus, save_corpus
-from nbutils.corpus.files import check_disjoint, _files_hash, find_files, resolve
+from nbutils.corpus.files import _files_hash, check_disjoint, find_files, resolve
 
 
 def test_find_files(tmp_path, monkeypatch):
