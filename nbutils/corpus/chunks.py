@@ -22,6 +22,8 @@ from nbutils.corpus.read import read_pages
 if TYPE_CHECKING:
     from llama_index.core.schema import Document, TextNode
 
+HEADER_SEPARATOR = " · "
+
 
 def load_corpus(
     files: Files,
@@ -148,7 +150,7 @@ def _with_sections(
         position = max(text.find(chunk, position + 1), position)
         section = section_at(sections, max(position, 0) + len(chunk) // 2)
         known = metadata | ({"section": section} if section else {})
-        header = " · ".join(dict.fromkeys(filter(None, map((known | {"file": name}).get, parts))))
+        header = HEADER_SEPARATOR.join(dict.fromkeys(filter(None, map((known | {"file": name}).get, parts))))
         yield chunk, known | ({"header": header} if header else {})
 
 

@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 
+from nbutils.corpus.chunks import HEADER_SEPARATOR
 from nbutils.models.vectors import tokenised
 from nbutils.questions.dataset import headed
 from nbutils.training.options import TrainingOptions
@@ -49,8 +50,8 @@ class GroupCollator:
     """Rows of (chunk, its questions) to the tokens and labels that GroupedRankingLoss takes.
 
     A chunk comes without some of the queries that stand in it word for word (`cloze`), with its header or without
-    (`header_dropout`), and cut to a random share of the batch's longest (`shortest`). The seed decides, with the epoch
-    and the chunk, or with the step.
+    (`header_dropout`), and cut to a random share of the batch's longest (`shortest`). A query comes with a part of that
+    header or without (`named_queries`). The seed decides, with the epoch and the chunk or query, or with the step.
     """
 
     valid_label_columns = ("label",)
@@ -59,16 +60,17 @@ class GroupCollator:
         self, model: SentenceTransformer, pairs: TrainingPairs, options: TrainingOptions, shuffle: Shuffle
     ) -> None:
         self.pairs, self.options, self.shuffle = pairs, options, shuffle
-        chunks = (self._chunk(*row, epoch) for epoch in range(options.epochs) for row in pairs.groups.items())
-        self.queries = Tokens(model, "query", pairs.queries)
-        self.chunks = Tokens(model, "document", chunks)
+        rows = [(*row, epoch) for epoch in range(options.epochs) for row in pairs.groups.items()]
+        self.queries = Tokens(model, "query", (query for row in rows for query in self._queries(*row)))
+        self.chunks = Tokens(model, "document", (self._chunk(*row) for row in rows))
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return padded tokens and their lengths, as `query_…` and `document_…`, and the `label` in plain lists."""
         query = [number for row in rows for number in row["queries"]]
         own = [position for position, row in enumerate(rows) for _ in row["queries"]]
-        texts = [self._chunk(row["chunk"], row["queries"], self.shuffle.epoch) for row in rows]
-        queries = self.queries.batch([self.pairs.queries[number] for number in query])
+        drawn = [(row["chunk"], row["queries"], self.shuffle.epoch) for row in rows]
+        texts = [self._chunk(*row) for row in drawn]
+        queries = self.queries.batch([text for row in drawn for text in self._queries(*row)])
         batch = {f"query_{key}": value for key, value in queries.items()}
         batch |= {f"document_{key}": value for key, value in self.chunks.batch(texts, self._limits).items()}
         return batch | {"label": {"query": query, "chunk": [row["chunk"] for row in rows], "own": own}}
@@ -77,7 +79,16 @@ class GroupCollator:
         rng = random.Random(f"{self.shuffle.seed}:{epoch}:{chunk}")
         asked = [self.pairs.queries[number] for number in queries]
         text = cut_queries_out(self.pairs.chunks[chunk], asked, self.options.cloze, rng)
-        return sometimes_headed(self.pairs.headers[chunk], text, self.options, f"{epoch}:{chunk}")
+        return headed(self._header(chunk, epoch), text)
+
+    def _queries(self, chunk: int, queries: list[int], epoch: int) -> list[str]:
+        rng = random.Random(f"query:{self.shuffle.seed}:{epoch}:{chunk}")
+        parts = self._header(chunk, epoch).split(HEADER_SEPARATOR)
+        names = [rng.choice(parts) if rng.random() < self.options.named_queries else "" for _ in queries]
+        return [f"{name} {self.pairs.queries[number]}".strip() for name, number in zip(names, queries, strict=True)]
+
+    def _header(self, chunk: int, epoch: int) -> str:
+        return sometimes(self.pairs.headers[chunk], self.options, f"{epoch}:{chunk}")
 
     def _limits(self, lengths: list[int]) -> list[int]:
         """Return how many tokens each chunk may keep in this step: a random share of the longest one's."""
@@ -86,10 +97,9 @@ class GroupCollator:
         return [round_up(round(limit)) for limit in (max(lengths) * shares).tolist()]
 
 
-def sometimes_headed(header: str, text: str, options: TrainingOptions, draw: str) -> str:
-    """Return a chunk with its header, or without it as often as `header_dropout` says; seed and `draw` decide."""
-    dropped = random.Random(f"header:{options.seed}:{draw}").random() < options.header_dropout
-    return text if dropped else headed(header, text)
+def sometimes(header: str, options: TrainingOptions, draw: str) -> str:
+    """Return a header, or nothing as often as `header_dropout` says; seed and `draw` decide."""
+    return "" if random.Random(f"header:{options.seed}:{draw}").random() < options.header_dropout else header
 
 
 class Tokens:

@@ -119,7 +119,7 @@ class SentenceTransformersFinetuneEngine:
         """
         train, self._dev = self._split()
         pairs = training_pairs(self.dataset, train, self.options.use_all_docs)
-        options = self.options.settled(len(pairs.groups))
+        options = self.options.settled(pairs)
         teacher, read = self._teacher(), self.model.max_seq_length
         fingerprint = _fingerprint([self.model, teacher], self.dataset, options)
         prepare_weights(self.model, options)

@@ -7,12 +7,14 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from nbutils.core import UserError
 from nbutils.training.folder import lineage
+from nbutils.training.split import TrainingPairs
 
 NOT_IN_RECIPE = {
     "loss", "max_seq_length", "prompts", "device", "trust_remote_code", "evaluation_steps", "save_checkpoints",
     "resume_from_checkpoint", "checkpoint_save_steps", "checkpoint_save_total_limit", "show_progress_bar", "callbacks",
     "on_progress",
 }  # fmt: skip
+BORROWED_BLEND = 0.6
 ADAPTER_DEFAULTS = {"batch_size": 32, "epochs": 40, "learning_rate": 3e-4, "weight_decay": 0.1, "patience": 5}
 ADAPTER_OPTIONS = {
     *ADAPTER_DEFAULTS, "seed", "scale", "soft_labels", "use_all_docs", "dev_fraction", "trust_remote_code",
@@ -40,12 +42,14 @@ class TrainingOptions(BaseModel):
             first base where training goes on from a fine-tuned model.
         cloze: how often a query that stands in its chunk word for word is taken out of it in training.
         header_dropout: how often a chunk is trained on without its header, drawn anew for each chunk and epoch.
+        named_queries: how often a part of the header stands before a query whose chunk comes with its header: people
+            name what they ask about, a chunk's own words seldom do.
         use_all_docs: train on every chunk of a question, not only on its first.
         dropout: keep the model's dropout; training without it is much faster on a CPU.
         frozen_layers: layers to leave as they are, counted from the input, with the token embeddings.
         lora_rank: train low-rank adapters of this rank instead of all weights (needs the extra `lora`).
         blend: share of the fine-tuned weights in the model that is kept, the rest being the base model's
-            (https://arxiv.org/abs/2109.01903).
+            (https://arxiv.org/abs/2109.01903); by default as `settled` says.
         dev_fraction: share of the chunks held out, with their questions, to choose the best epoch; 0 trains on all
             and keeps the last.
         evaluation_steps: steps between two evaluations on the development split; default is once per epoch.
@@ -78,11 +82,12 @@ class TrainingOptions(BaseModel):
     teacher: str | None = None
     cloze: float = Field(0.9, ge=0, le=1)
     header_dropout: float = Field(0.5, ge=0, le=1)
+    named_queries: float = Field(0.5, ge=0, le=1)
     use_all_docs: bool = False
     dropout: bool = False
     frozen_layers: int | None = Field(None, ge=0)
     lora_rank: int = Field(0, ge=0)
-    blend: float = Field(1.0, ge=0, le=1)
+    blend: float | None = Field(None, ge=0, le=1)
     dev_fraction: float = Field(0.1, ge=0, le=0.9)
     evaluation_steps: int | None = Field(None, ge=0)
     patience: int = Field(2, ge=0)
@@ -115,13 +120,16 @@ class TrainingOptions(BaseModel):
                 raise UserError(f"The engine has no option {name!r}; its options are {known}.") from None
             raise UserError(f"{name} is {values[name]!r}: {first['msg']}.") from None
 
-    def settled(self, chunks: int) -> "TrainingOptions":
-        """Return the options with a batch size for so many chunks, where none was given: 32, 64 or 128.
+    def settled(self, pairs: TrainingPairs) -> "TrainingOptions":
+        """Return the options with what follows from the data, where it was not given.
 
-        It is as large as leaves 16 steps a pass: larger batches hold more negatives, which taught more on 2,689 chunks.
+        `batch_size`: 32, 64 or 128, as large as leaves 16 steps a pass: larger batches hold more negatives, which taught
+        more on 2,689 chunks. `blend`: BORROWED_BLEND where most of the queries are made of words of their own chunk,
+        as the offline generator's are, or else 1. Such queries tell what the documents say, not how people ask.
         """
-        size = next((size for size in (128, 64) if chunks >= 16 * size and self.loss is None), 32)
-        return self if self.batch_size else self.model_copy(update={"batch_size": size})
+        size = next((size for size in (128, 64) if len(pairs.groups) >= 16 * size and self.loss is None), 32)
+        chosen = {"batch_size": size, "blend": BORROWED_BLEND if pairs.borrowed > 0.5 else 1.0}
+        return self.model_copy(update={name: value for name, value in chosen.items() if getattr(self, name) is None})
 
     def recipe(self) -> dict[str, Any]:
         """Return what decides the weights, besides the data and the base model."""

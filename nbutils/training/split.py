@@ -13,6 +13,7 @@ from nbutils.models.metrics import query_metrics
 from nbutils.models.search import vector_search
 from nbutils.models.vectors import encode
 from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, headed, passages
+from nbutils.questions.places import plain_words
 
 LONGEST_BLOCK = 8  # neighbouring chunks that are held out together
 LEAST_OVERLAP = 20  # characters that two neighbours share by more than chance
@@ -90,6 +91,13 @@ class TrainingPairs:
     def passages(self) -> list[str]:
         """What is embedded of each chunk."""
         return list(map(headed, self.headers, self.chunks))
+
+    @property
+    def borrowed(self) -> float:
+        """The share of the queries that are made of words of their own chunk."""
+        words = {chunk: set(plain_words(self.chunks[chunk])) for chunk in self.groups}
+        own = [words[chunk].issuperset(plain_words(self.queries[q])) for chunk, qs in self.groups.items() for q in qs]
+        return sum(own) / len(own)
 
 
 def training_pairs(dataset: Any, query_ids: list[str], use_all_docs: bool = False) -> TrainingPairs:

@@ -65,6 +65,27 @@ def test_headers_are_dropped_as_often_as_asked_anew_in_each_epoch(tiny):
     assert all(4 < draw[:20].count(11) < 16 and draw[20:] == [5] * 20 for draw in half)
 
 
+def test_queries_name_a_part_of_the_header_where_their_chunk_has_it(tiny):
+    model = SentenceTransformer(tiny, device="cpu")
+    data = pairs([f"passage number {i}" for i in range(60)], ["ferry report · harbour dues"] * 40 + [""] * 20)
+    rows = [{"chunk": chunk, "queries": queries} for chunk, queries in data.groups.items()]
+
+    def queries(rate: float, dropout: float = 0, epoch: int = 0) -> list[str]:
+        shuffle = Shuffle(60, 1, seed=0)
+        shuffle.epoch = epoch
+        options = TrainingOptions(epochs=2, header_dropout=dropout, named_queries=rate)
+        return model.tokenizer.batch_decode(
+            GroupCollator(model, data, options, shuffle)(rows)["query_input_ids"], skip_special_tokens=True
+        )
+
+    assert queries(0) == queries(1, dropout=1) == data.queries
+    named = queries(1)
+    assert named[40:] == data.queries[40:]
+    assert {*named[:40]} <= {f"{part} {q}" for part in ("ferry report", "harbour dues") for q in data.queries}
+    assert 10 < sum(query.startswith("ferry") for query in named) < 30
+    assert 10 < sum(query in data.queries for query in queries(0.5)[:40]) < 30 and queries(0.5) != queries(0.5, epoch=1)
+
+
 def test_all_texts_are_tokenised_before_the_first_step(tiny, monkeypatch):
     model = SentenceTransformer(tiny, device="cpu")
     data = pairs([f"passage number {i}. question {i}. And more words on it." for i in range(9)], [HEADER] * 9)
