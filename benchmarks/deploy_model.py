@@ -1,11 +1,13 @@
 """The model to deploy: trained anew on all documents, or trained on from the walkthrough's model?
 
-    python benchmarks/deploy_model.py SET.json
+    python benchmarks/deploy_model.py SET.json ['{"blend": 1}']
 
 A set as for recipes.py. The offline generator writes about all chunks. One model learns all of them from the base; the
-other goes on for one pass from a model that has learned the first half alone. People's questions judge both.
+other goes on for one pass from a model that has learned the first half alone. People's questions judge both. The JSON holds
+options of the engine.
 """
 
+import json
 import sys
 import tempfile
 import time
@@ -26,7 +28,7 @@ def main() -> int:
     base = judge.of_model(load_model(DEFAULT_MODEL))
     print("| set | model | queries | hit@5 | gain | MRR@10 | gain | seconds |\n|---|---|---|---|---|---|---|---|")
     print(row(judge, "base as shipped", "", base, base, 0), flush=True)
-    options = {"max_seq_length": 256, "show_progress_bar": False}
+    options = {"max_seq_length": 256, "show_progress_bar": False} | json.loads(sys.argv[2] if sys.argv[2:] else "{}")
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
         first = SentenceTransformersFinetuneEngine(datasets["half"], DEFAULT_MODEL, f"{folder}/half", **options)

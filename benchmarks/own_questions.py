@@ -52,7 +52,7 @@ def main() -> int:
     home = tempfile.mkdtemp()
     offline = options.offline or f"{home}/offline"
     if not Path(offline).exists():
-        trained(written(data["corpus"], ["sentence", "keywords"], 2), DEFAULT_MODEL, offline)
+        trained(written(data["corpus"], ["sentence", "keywords"], 2), DEFAULT_MODEL, offline, **options.options)
     before = {name: judge.of_model(load_model(name)) for name in (DEFAULT_MODEL, offline)}
     print("| own questions | epochs | judged by | base | without them | with them | difference |\n" + "|---" * 7 + "|")
     for number in options.numbers:

@@ -5,17 +5,16 @@ import importlib.metadata
 import itertools
 import json
 import os
-import re
 import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbutils.core import UserError, content_hash, progress, remember, write_atomic
 from nbutils.corpus.download import download
-from nbutils.corpus.files import Files, find_files, readable_name, short_names
+from nbutils.corpus.files import Files, document_name, find_files, readable_name, short_names
 from nbutils.corpus.outline import section_at
 from nbutils.corpus.read import read_pages
 
@@ -145,7 +144,7 @@ def _with_sections(
 ) -> Iterator[tuple[str, dict]]:
     """Yield each chunk of a page with its metadata: the section that holds its middle, and the header of these parts."""
     position = -1
-    name = re.sub(r"[\s_]+", " ", str(PurePosixPath(metadata["file_name"]).with_suffix("")))
+    name = document_name(metadata["file_name"])
     for chunk in chunks:
         position = max(text.find(chunk, position + 1), position)
         section = section_at(sections, max(position, 0) + len(chunk) // 2)

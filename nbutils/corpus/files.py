@@ -4,11 +4,12 @@ import fnmatch
 import glob
 import hashlib
 import os
+import re
 import unicodedata
 import urllib.parse
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from nbutils.core import UserError, outputs_root, project_folder
 from nbutils.corpus.download import is_url, local_copy
@@ -142,6 +143,11 @@ def readable_name(name: str) -> str:
         return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8"))
     except UnicodeDecodeError:
         return os.fsencode(name).decode("cp1252", "replace")
+
+
+def document_name(file_name: str) -> str:
+    """Return what people may call a document: its file's name without the ending, with spaces for underscores."""
+    return re.sub(r"[\s_]+", " ", str(PurePosixPath(file_name).with_suffix("")))
 
 
 def short_names(sources: Sequence[Path | str]) -> list[str]:

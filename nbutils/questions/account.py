@@ -80,7 +80,8 @@ def assemble(
     echoes = [*QUESTION_STYLES, *settings.examples]
     reasons = drop_reasons(questions, plan.texts, settings.applied_filters, echoes)
 
-    dataset = EmbeddingQAFinetuneDataset(queries={}, corpus=dict(plan.texts), relevant_docs={}, headers=plan.headers)
+    given = {"corpus": dict(plan.texts), "headers": plan.headers, "names": plan.names}
+    dataset = EmbeddingQAFinetuneDataset(queries={}, relevant_docs={}, **given)
     dropped: dict[tuple[str, str], list[str]] = {}
     for chunk_id, reason in plan.skipped.items():
         dropped.setdefault((reason, "chunks"), []).append(" ".join(plan.texts[chunk_id][:80].split()))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field
 
 from nbutils.core import UserError, write_atomic
+from nbutils.corpus.files import document_name
 
 if TYPE_CHECKING:
     from llama_index.core.schema import BaseNode
@@ -27,6 +28,8 @@ class EmbeddingQAFinetuneDataset(BaseModel):
         relevant_docs: question id -> ids of the chunks that answer it, or id -> grade (which LlamaIndex can't read).
         mode: always "text".
         headers: chunk id -> what stands before the chunk where it is embedded (see `load_corpus`); saved if there is any.
+        names: chunk id -> the name of its document; training puts it before some queries, as people do who ask about
+            one of several documents. Saved if there is any.
         account: what was asked, kept, dropped and spent (an `Account`) where the questions were generated just now.
     """
 
@@ -35,6 +38,7 @@ class EmbeddingQAFinetuneDataset(BaseModel):
     relevant_docs: dict[str, list[str] | dict[str, float]]
     mode: str = "text"
     headers: dict[str, str] = Field(default={}, exclude_if=operator.not_)
+    names: dict[str, str] = Field(default={}, exclude_if=operator.not_)
     account: Any = Field(default=None, exclude=True, repr=False)
 
     def __eq__(self, other: object) -> bool:
@@ -96,6 +100,12 @@ def headers_of(nodes: "Iterable[BaseNode]") -> dict[str, str]:
     return {node.node_id: node.metadata["header"] for node in nodes if node.metadata.get("header")}
 
 
+def names_of(nodes: "Iterable[BaseNode]") -> dict[str, str]:
+    """Return the name of each node's document by the node's id, if there are three documents or more."""
+    files = {node.node_id: node.metadata.get("file_name", "") for node in nodes}
+    return {chunk: document_name(file) for chunk, file in files.items() if file} if len({*files.values()}) > 2 else {}
+
+
 def passages(dataset: Any) -> dict[str, str]:
     """Return what is embedded of each chunk, by its id, of a dataset of this class or of LlamaIndex's."""
     return dataset.passages() if hasattr(dataset, "passages") else dict(dataset.corpus)
@@ -119,6 +129,7 @@ def merged(*datasets: EmbeddingQAFinetuneDataset) -> EmbeddingQAFinetuneDataset:
     for number, data in enumerate(datasets):
         whole.corpus |= data.corpus
         whole.headers |= getattr(data, "headers", {})
+        whole.names |= getattr(data, "names", {})
         for query_id, query in data.queries.items():
             relevant = data.relevant_docs[query_id]
             pair = (query.casefold(), tuple(sorted(relevant)))

@@ -10,7 +10,7 @@ from llama_index.core.utils import get_tokenizer
 
 from nbutils.core import UserError, content_hash
 from nbutils.questions.ask import Request
-from nbutils.questions.dataset import headers_of
+from nbutils.questions.dataset import headers_of, names_of
 from nbutils.questions.filters import skip_reason
 from nbutils.questions.llms import llm_signature
 from nbutils.questions.prompts import render_prompt
@@ -23,7 +23,7 @@ STORE = "answers.sqlite"
 
 @dataclass
 class Plan:
-    """The LLM to ask, and of each chunk, by its id: text, why it is not asked about, or its request, and header.
+    """The LLM to ask, and of each chunk, by its id: text, why it is not asked about, or its request, header and document.
 
     Requests of chunks of the same text have the same key. An LLM that learns from the corpus has.
     """
@@ -33,6 +33,7 @@ class Plan:
     skipped: dict[str, str]
     requests: dict[str, Request]
     headers: dict[str, str]
+    names: dict[str, str]
 
     @cached_property
     def by_key(self) -> dict[str, Request]:
@@ -70,7 +71,7 @@ def make_plan(nodes: Sequence[BaseNode], llm, template, settings: QuestionSettin
         else:
             prompt = render_prompt(template, text, number, settings.language, settings.seed, examples)
             requests[chunk_id] = Request(content_hash(prompt, signature, str(number), length=32), prompt)
-    return Plan(llm, texts, skipped, requests, headers_of(nodes))
+    return Plan(llm, texts, skipped, requests, headers_of(nodes), names_of(nodes))
 
 
 def learns_from_corpus(llm) -> bool:

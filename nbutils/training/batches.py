@@ -51,7 +51,7 @@ class GroupCollator:
 
     A chunk comes without some of the queries that stand in it word for word (`cloze`), with its header or without
     (`header_dropout`), and cut to a random share of the batch's longest (`shortest`). A query comes with a part of that
-    header or without (`named_queries`). The seed decides, with the epoch and the chunk or query, or with the step.
+    header, or where there are none with its document's name, or without (`named_queries`). The seed decides, with the epoch and the chunk or query, or with the step.
     """
 
     valid_label_columns = ("label",)
@@ -83,7 +83,8 @@ class GroupCollator:
 
     def _queries(self, chunk: int, queries: list[int], epoch: int) -> list[str]:
         rng = random.Random(f"query:{self.shuffle.seed}:{epoch}:{chunk}")
-        parts = self._header(chunk, epoch).split(HEADER_SEPARATOR)
+        shown = self._header(chunk, epoch) if self.pairs.headers[chunk] else self.pairs.names.get(chunk, "")
+        parts = shown.split(HEADER_SEPARATOR)
         names = [rng.choice(parts) if rng.random() < self.options.named_queries else "" for _ in queries]
         return [f"{name} {self.pairs.queries[number]}".strip() for name, number in zip(names, queries, strict=True)]
 

@@ -252,4 +252,5 @@ def _fingerprint(models: list["SentenceTransformer"], dataset: Any, options: Tra
     """Return a digest of all that decides the weights; only checkpoints with the same one fit."""
     prompts = [model.prompts for model in models]
     contents = [dataset.queries, passages(dataset), dataset.relevant_docs, options.recipe(), prompts]
+    contents += [getattr(dataset, "names", {})]
     return content_hash(json.dumps(contents, default=str), *map(model_fingerprint, models))

@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,7 @@ class TrainingPairs:
     headers: list[str]  # what stands before each chunk where it is embedded, or ""
     positives: list[list[int]]  # for each question all chunks that answer it, its own first
     groups: dict[int, list[int]]  # for each chunk that is trained on its questions
+    names: dict[int, str] = field(default_factory=dict)  # of each chunk's document
 
     @property
     def passages(self) -> list[str]:
@@ -125,7 +126,8 @@ def training_pairs(dataset: Any, query_ids: list[str], use_all_docs: bool = Fals
             "Add documents or write more questions."
         )
     queries = [dataset.queries[query_id] for query_id in query_ids]
-    return TrainingPairs(queries, texts, [header for header, _ in number], positives, groups)
+    names = {number[key[chunk_id]]: name for chunk_id, name in getattr(dataset, "names", {}).items() if chunk_id in key}
+    return TrainingPairs(queries, texts, [header for header, _ in number], positives, groups, names)
 
 
 def search_scores(

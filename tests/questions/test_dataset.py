@@ -46,6 +46,22 @@ def test_headers_stand_before_the_chunks_that_have_one(out):
     assert generated.headers == {nodes[1].id_: "Report"}
 
 
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["a_2023.pdf", "b/b__2024.pdf", "c.pdf"], ["a 2023", "b/b 2024", "c"]),
+        (["a_2023.pdf", "b.pdf", "b.pdf"], []),
+    ],
+)
+def test_chunks_of_three_documents_or_more_keep_their_documents_names(out, files, names):
+    nodes = make_nodes(3)
+    for node, file in zip(nodes, files, strict=True):
+        node.metadata["file_name"] = file
+    generated = generate_qa_embedding_pairs(nodes, "offline", output_path=out, verbose=False)
+    assert list(generated.names.values()) == names and ("names" in json.loads(out.read_text())) == bool(names)
+    assert EmbeddingQAFinetuneDataset.from_json(out).names == merged(generated, generated).names == generated.names
+
+
 def test_merged_datasets_hold_each_question_about_the_same_chunks_once():
     first = EmbeddingQAFinetuneDataset(
         queries={"q": "When?", "r": "Why?"}, corpus={"a": "A"}, relevant_docs={"q": ["a"], "r": ["a"]}

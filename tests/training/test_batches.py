@@ -83,6 +83,8 @@ def test_queries_name_a_part_of_the_header_where_their_chunk_has_it(tiny):
     assert named[40:] == data.queries[40:]
     assert {*named[:40]} <= {f"{part} {q}" for part in ("ferry report", "harbour dues") for q in data.queries}
     assert 10 < sum(query.startswith("ferry") for query in named) < 30
+    data.names.update({39: "the ferry company", 59: "the ferry company"})
+    assert queries(1)[:59] == named[:59] and queries(1)[59] == "the ferry company question 59"
     assert 10 < sum(query in data.queries for query in queries(0.5)[:40]) < 30 and queries(0.5) != queries(0.5, epoch=1)
 
 
