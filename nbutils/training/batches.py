@@ -51,7 +51,8 @@ class GroupCollator:
 
     A chunk comes without some of the queries that stand in it word for word (`cloze`), with its header or without
     (`header_dropout`), and cut to a random share of the batch's longest (`shortest`). A query comes with a part of that
-    header, or where there are none with its document's name, or without (`named_queries`). The seed decides, with the epoch and the chunk or query, or with the step.
+    header, or where there is none with its document's name, or without (`named_queries`). The seed decides, with the
+    epoch and the chunk, or with the step.
     """
 
     valid_label_columns = ("label",)
