@@ -21,8 +21,6 @@ from nbutils.corpus.read import read_pages
 if TYPE_CHECKING:
     from llama_index.core.schema import Document, TextNode
 
-HEADER_SEPARATOR = " · "
-
 
 def load_corpus(
     files: Files,
@@ -149,7 +147,7 @@ def _with_sections(
         position = max(text.find(chunk, position + 1), position)
         section = section_at(sections, max(position, 0) + len(chunk) // 2)
         known = metadata | ({"section": section} if section else {})
-        header = HEADER_SEPARATOR.join(dict.fromkeys(filter(None, map((known | {"file": name}).get, parts))))
+        header = " · ".join(dict.fromkeys(filter(None, map((known | {"file": name}).get, parts))))
         yield chunk, known | ({"header": header} if header else {})
 
 

@@ -10,7 +10,6 @@ from sentence_transformers import SentenceTransformer
 from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 
-from nbutils.corpus.chunks import HEADER_SEPARATOR
 from nbutils.models.vectors import tokenised
 from nbutils.questions.dataset import headed
 from nbutils.training.options import TrainingOptions
@@ -50,9 +49,9 @@ class GroupCollator:
     """Rows of (chunk, its questions) to the tokens and labels that GroupedRankingLoss takes.
 
     A chunk comes without some of the queries that stand in it word for word (`cloze`), with its header or without
-    (`header_dropout`), and cut to a random share of the batch's longest (`shortest`). A query comes with a part of that
-    header, or where there is none with its document's name, or without (`named_queries`). The seed decides, with the
-    epoch and the chunk, or with the step.
+    (`header_dropout`), and cut to a random share of the batch's longest (`shortest`). A query comes with the
+    name of its chunk's document before it or without (`named_queries`). The seed decides, with the epoch and the
+    chunk, or with the step.
     """
 
     valid_label_columns = ("label",)
@@ -80,17 +79,13 @@ class GroupCollator:
         rng = random.Random(f"{self.shuffle.seed}:{epoch}:{chunk}")
         asked = [self.pairs.queries[number] for number in queries]
         text = cut_queries_out(self.pairs.chunks[chunk], asked, self.options.cloze, rng)
-        return headed(self._header(chunk, epoch), text)
+        return sometimes_headed(self.pairs.headers[chunk], text, self.options, f"{epoch}:{chunk}")
 
     def _queries(self, chunk: int, queries: list[int], epoch: int) -> list[str]:
         rng = random.Random(f"query:{self.shuffle.seed}:{epoch}:{chunk}")
-        shown = self._header(chunk, epoch) if self.pairs.headers[chunk] else self.pairs.names.get(chunk, "")
-        parts = shown.split(HEADER_SEPARATOR)
-        names = [rng.choice(parts) if rng.random() < self.options.named_queries else "" for _ in queries]
-        return [f"{name} {self.pairs.queries[number]}".strip() for name, number in zip(names, queries, strict=True)]
-
-    def _header(self, chunk: int, epoch: int) -> str:
-        return sometimes(self.pairs.headers[chunk], self.options, f"{epoch}:{chunk}")
+        name = self.pairs.names.get(chunk, "")
+        drawn = [name if rng.random() < self.options.named_queries else "" for _ in queries]
+        return [f"{before} {self.pairs.queries[query]}".strip() for before, query in zip(drawn, queries, strict=True)]
 
     def _limits(self, lengths: list[int]) -> list[int]:
         """Return how many tokens each chunk may keep in this step: a random share of the longest one's."""
@@ -99,9 +94,10 @@ class GroupCollator:
         return [round_up(round(limit)) for limit in (max(lengths) * shares).tolist()]
 
 
-def sometimes(header: str, options: TrainingOptions, draw: str) -> str:
-    """Return a header, or nothing as often as `header_dropout` says; seed and `draw` decide."""
-    return "" if random.Random(f"header:{options.seed}:{draw}").random() < options.header_dropout else header
+def sometimes_headed(header: str, text: str, options: TrainingOptions, draw: str) -> str:
+    """Return a chunk with its header, or without it as often as `header_dropout` says; seed and `draw` decide."""
+    dropped = random.Random(f"header:{options.seed}:{draw}").random() < options.header_dropout
+    return text if dropped else headed(header, text)
 
 
 class Tokens:

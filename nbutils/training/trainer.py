@@ -20,8 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from nbutils.core import UserError, progress, write_atomic
 from nbutils.models.vectors import encode, out_of_memory, use_bf16
-from nbutils.questions.dataset import headed
-from nbutils.training.batches import GroupCollator, Shuffle, sometimes
+from nbutils.training.batches import GroupCollator, Shuffle, sometimes_headed
 from nbutils.training.loss import GroupedRankingLoss, process, processes
 from nbutils.training.options import TrainingOptions
 from nbutils.training.split import TrainingPairs
@@ -278,7 +277,7 @@ def make_trainer(
     else:
         members = [(query, chunk) for chunk, queries in pairs.groups.items() for query in queries]
         documents = [
-            headed(sometimes(pairs.headers[chunk], options, f"{query}:{chunk}"), pairs.chunks[chunk])
+            sometimes_headed(pairs.headers[chunk], pairs.chunks[chunk], options, f"{query}:{chunk}")
             for query, chunk in members
         ]
         rows = Dataset.from_dict({"query": [pairs.queries[query] for query, _ in members], "document": documents})

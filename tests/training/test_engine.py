@@ -118,7 +118,7 @@ def test_headers_are_trained_on_as_often_as_asked_and_always_judged(tiny, datase
     found = []
     for each, dropout in ((data, 0), (bare, 0.5), (data, 0.5)):
         engine = SentenceTransformersFinetuneEngine(
-            each, tiny, tmp_path / "out", **OPTIONS | {"epochs": 1, "header_dropout": dropout, "named_queries": 0}
+            each, tiny, tmp_path / "out", **OPTIONS | {"epochs": 1, "header_dropout": dropout}
         )
         engine.finetune()
         found.append((engine.summary["base"], engine.history.loss.dropna().round(4).tolist()))
