@@ -51,7 +51,7 @@ class GroupCollator:
     A chunk comes without some of the queries that stand in it word for word (`cloze`), with its header or without
     (`header_dropout`), and cut to a random share of the batch's longest (`shortest`). A query comes with the
     name of its chunk's document before it or without (`named_queries`). The seed decides, with the epoch and the
-    chunk, or with the step.
+    chunk or the query, or with the step.
     """
 
     valid_label_columns = ("label",)
@@ -82,10 +82,8 @@ class GroupCollator:
         return sometimes_headed(self.pairs.headers[chunk], text, self.options, f"{epoch}:{chunk}")
 
     def _queries(self, chunk: int, queries: list[int], epoch: int) -> list[str]:
-        rng = random.Random(f"query:{self.shuffle.seed}:{epoch}:{chunk}")
-        name = self.pairs.names.get(chunk, "")
-        drawn = [name if rng.random() < self.options.named_queries else "" for _ in queries]
-        return [f"{before} {self.pairs.queries[query]}".strip() for before, query in zip(drawn, queries, strict=True)]
+        name, texts = self.pairs.names.get(chunk, ""), self.pairs.queries
+        return [sometimes_named(name, texts[query], self.options, f"{epoch}:{query}") for query in queries]
 
     def _limits(self, lengths: list[int]) -> list[int]:
         """Return how many tokens each chunk may keep in this step: a random share of the longest one's."""
@@ -98,6 +96,12 @@ def sometimes_headed(header: str, text: str, options: TrainingOptions, draw: str
     """Return a chunk with its header, or without it as often as `header_dropout` says; seed and `draw` decide."""
     dropped = random.Random(f"header:{options.seed}:{draw}").random() < options.header_dropout
     return text if dropped else headed(header, text)
+
+
+def sometimes_named(name: str, query: str, options: TrainingOptions, draw: str) -> str:
+    """Return a query after its document's name, as often as `named_queries` says; seed and `draw` decide."""
+    named = random.Random(f"name:{options.seed}:{draw}").random() < options.named_queries
+    return f"{name} {query}" if name and named else query
 
 
 class Tokens:

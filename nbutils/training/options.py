@@ -128,8 +128,10 @@ class TrainingOptions(BaseModel):
         as the offline generator's are, or else 1. Such queries tell what the documents say, not how people ask.
         """
         size = next((size for size in (128, 64) if len(pairs.groups) >= 16 * size and self.loss is None), 32)
-        chosen = {"batch_size": size, "blend": BORROWED_BLEND if pairs.borrowed > 0.5 else 1.0}
-        return self.model_copy(update={name: value for name, value in chosen.items() if getattr(self, name) is None})
+        blend = self.blend
+        if blend is None:
+            blend = BORROWED_BLEND if pairs.borrowed > 0.5 else 1.0
+        return self.model_copy(update={"batch_size": self.batch_size or size, "blend": blend})
 
     def recipe(self) -> dict[str, Any]:
         """Return what decides the weights, besides the data and the base model."""

@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from nbutils.core import UserError, progress, write_atomic
 from nbutils.models.vectors import encode, out_of_memory, use_bf16
-from nbutils.training.batches import GroupCollator, Shuffle, sometimes_headed
+from nbutils.training.batches import GroupCollator, Shuffle, sometimes_headed, sometimes_named
 from nbutils.training.loss import GroupedRankingLoss, process, processes
 from nbutils.training.options import TrainingOptions
 from nbutils.training.split import TrainingPairs
@@ -280,7 +280,11 @@ def make_trainer(
             sometimes_headed(pairs.headers[chunk], pairs.chunks[chunk], options, f"{query}:{chunk}")
             for query, chunk in members
         ]
-        rows = Dataset.from_dict({"query": [pairs.queries[query] for query, _ in members], "document": documents})
+        queries = [
+            sometimes_named(pairs.names.get(chunk, ""), pairs.queries[query], options, f"{query}:{chunk}")
+            for query, chunk in members
+        ]
+        rows = Dataset.from_dict({"query": queries, "document": documents})
         collator, loss = None, options.loss
     trainer = Trainer(
         model=model,

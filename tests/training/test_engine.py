@@ -126,6 +126,20 @@ def test_headers_are_trained_on_as_often_as_asked_and_always_judged(tiny, datase
     assert engine.dev_dataset.headers == data.headers
 
 
+@pytest.mark.parametrize("loss", [None, losses.MultipleNegativesRankingLoss])
+def test_queries_are_learned_with_their_documents_names_as_often_as_asked_whatever_the_loss(
+    tiny, dataset, tmp_path, loss
+):
+    found = []
+    for names, rate in (("report", 1), ("report", 0), ("", 1)):
+        data = dataset.model_copy(update={"names": dict.fromkeys(dataset.corpus, names)})
+        options = OPTIONS | {"epochs": 1, "dev_fraction": 0, "loss": loss, "named_queries": rate}
+        engine = SentenceTransformersFinetuneEngine(data, tiny, tmp_path / "out", **options)
+        engine.finetune()
+        found.append(engine.history.loss.dropna().round(4).tolist())
+    assert found[0] != found[1] == found[2]
+
+
 def test_batch_larger_than_the_data_and_two_chunks(tiny, tmp_path):
     two = EmbeddingQAFinetuneDataset(
         queries={"a": "net income", "b": "leases"}, corpus={"c": "income", "d": "leases"},
