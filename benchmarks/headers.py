@@ -3,11 +3,12 @@
     python benchmarks/headers.py FILES QUESTIONS … [--headers '' file file,section …] [--train 1500] [--engine '{}' …]
 
 FILES is a folder or a glob; QUESTIONS are tables of gold questions that name their `file` (or `document`), with `quote` or `pages`.
-A hit is a chunk that answers the question. Each question is searched in all documents ("pooled") and in its own. Differences are
-paired, from the first header's row of the same system; intervals are drawn document by document. With `--train` the base also
-learns the offline generator's queries about that many chunks, drawn at random, with the last of the headers (and now and then
-without it, as always); that model is judged with the header and without it, once for each `--engine`, options in JSON. With
-`--few` the index holds only so many chunks of each document, drawn at random, besides those that answer a question.
+A hit is a chunk that answers the question. Each question is searched in all documents and in its own, as `compare_models`
+does. Differences are paired, from the table's first row; intervals are drawn document by document.
+With `--train` the base also learns the offline generator's queries about that many chunks, drawn at random, with the last of the
+headers (and now and then without it, as always); that model is judged with the header and without it, once for each `--engine`,
+options in JSON. With `--few` the index holds only so many chunks of each document, drawn at random, besides those that answer a
+question.
 """
 
 import argparse
@@ -20,41 +21,17 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from llama_index.core.schema import MetadataMode
 from recipes import written
 
 from nbutils import EmbeddingQAFinetuneDataset, SentenceTransformersFinetuneEngine, load_corpus
-from nbutils.evaluation.gold import load_gold_questions
+from nbutils.evaluation.compare import compare_models
+from nbutils.evaluation.gold import GoldQuestions, load_gold_questions
 from nbutils.evaluation.stats import bootstrap_intervals
 from nbutils.models.names import DEFAULT_MODEL, load_model
-from nbutils.models.search import BM25Index
-from nbutils.models.vectors import EmbeddingCache, encode
 from nbutils.questions.dataset import headers_of, merged, names_of
 
-COLUMNS = ("pooled hit@5", "pooled MRR@10", "right file@5", "own file hit@5", "own file MRR@10")
-
-
-def ranks(scores: np.ndarray) -> np.ndarray:
-    return (-scores).argsort(axis=1, kind="stable").argsort(axis=1)
-
-
-def fused(*scores: np.ndarray) -> np.ndarray:
-    """Return reciprocal rank fusion of whole rankings, shape (questions, chunks)."""
-    return sum(1 / (60 + 1 + ranks(each)) for each in scores)
-
-
-def judged(scores: np.ndarray, relevant: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Return the columns for each question, shape (questions, 5)."""
-    pooled, file, inside = (
-        np.where(hits, place, np.inf).min(1)
-        for place, hits in (
-            (ranks(scores), relevant),
-            (ranks(scores), own),
-            (ranks(np.where(own, scores, -np.inf)), relevant),
-        )
-    )
-    mrr = [np.where(best < 10, 1 / (best + 1), 0) for best in (pooled, inside)]
-    return np.stack([pooled < 5, mrr[0], file < 5, inside < 5, mrr[1]], 1).astype(float)
+METRICS = {"all files": ["hit_rate@5", "mrr@10", "right_file@5"], "own file": ["hit_rate@5", "mrr@10"]}
+COLUMNS = [f"{name}: {metric}" for name, metrics in METRICS.items() for metric in metrics]
 
 
 def main() -> int:
@@ -69,36 +46,35 @@ def main() -> int:
     parser.add_argument("--engine", nargs="*", default=[{}], type=json.loads, help="options of the engine, as JSON")
     parser.add_argument("--cache", type=Path, help="folder for what was read and embedded")
     options = parser.parse_args()
-    base, cache = load_model(options.model), EmbeddingCache(options.cache or False)
+    base = load_model(options.model)
+    options.cache = options.cache or False  # no cache of this user
     first, differences = {}, " | ".join(f"{name} | difference" for name in COLUMNS)
     print(f"| header | system | {differences} |\n|" + "---|" * (2 + 2 * len(COLUMNS)))
 
     def chunks(header: str) -> list:
-        size = {"chunk_size": options.chunk_size, "cache": options.cache}
+        size = {"chunk_size": options.chunk_size, "cache": options.cache or None}
         nodes = load_corpus([options.files], header=header.split(","), **size)
         return some_of(nodes, gold(nodes, options.questions), options.few) if options.few else nodes
 
     def show(header: str, name: str, model, nodes: list) -> None:
-        questions = gold(nodes, options.questions)
-        ids = [node.node_id for node in nodes]
-        files = np.array([node.metadata["file_name"] for node in nodes])
-        relevant = np.array([np.isin(ids, found) for found in questions.relevant_docs.values()])
-        documents = [files[found.argmax()] for found in relevant]
-        own = np.array([files == document for document in documents])
-        queries, texts = list(questions.queries.values()), [node.get_content(MetadataMode.EMBED) for node in nodes]
-        dense = encode(model, queries, "query") @ cache.embed(model, texts).T
-        sparse = BM25Index(texts).scores(queries)
-        for system, scores in (("vectors", dense), ("BM25", sparse), ("vectors + BM25", fused(dense, sparse))):
-            if system == "BM25" and name != "base":
+        everywhere = gold(nodes, options.questions)
+        files = {node.node_id: node.metadata["file_name"] for node in nodes}
+        placed = {"placed": dict.fromkeys(everywhere.queries, "quote"), "left_out": [], "documents": files}
+        sets = {"all files": everywhere, "own file": GoldQuestions(**everywhere.model_dump(), **placed)}
+        rows = compare_models(sets, {name: model}, nodes=nodes, cache=options.cache, verbose=False).per_query
+        documents = [files[chunk] for chunk in rows.expected[: len(everywhere.queries)]]
+        for system, of_system in rows.groupby("system", sort=False):
+            if "no headers" in system if name == "base" else system == "BM25":  # such a row stands there already
                 continue
-            found = judged(scores, relevant, own)
-            gain = found - first.setdefault(system, found)
+            by_set = dict(list(of_system.groupby("question_set")))
+            found = np.concatenate([by_set[each][metrics].to_numpy(float) for each, metrics in METRICS.items()], 1)
+            gain = found - first.setdefault("row", found)
             low, high = bootstrap_intervals(gain, documents)
             cells = [
                 f"{found[:, i].mean():.3f} | {gain[:, i].mean():+.3f} ({low[i]:.3f} to {high[i]:.3f})"
                 for i in range(len(COLUMNS))
             ]
-            print(f"| {header or 'none'} | {name}, {system} | {' | '.join(cells)} |", flush=True)
+            print(f"| {header or 'none'} | {system} | {' | '.join(cells)} |", flush=True)
 
     for header in options.headers:
         nodes = chunks(header)
@@ -106,8 +82,7 @@ def main() -> int:
         show(header, "base", base, nodes)
     for changes in options.engine if options.train else ():
         model = trained(nodes, options.train, options.model, **changes)
-        for shown in dict.fromkeys([header, ""]):
-            show(shown, f"learned with header {header or 'none'} {json.dumps(changes)}", model, chunks(shown))
+        show(header, f"learned {json.dumps(changes)}", model, nodes)
     return 0
 
 

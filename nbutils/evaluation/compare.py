@@ -16,9 +16,10 @@ from nbutils.evaluation.documents import document_metrics
 from nbutils.evaluation.export import distinct, save_comparison
 from nbutils.evaluation.stats import statistics
 from nbutils.evaluation.walkthrough import as_model, check_top_k, embed_texts, is_service, relevance
+from nbutils.models.hybrid import NamedDocuments, fuse
 from nbutils.models.metrics import query_metrics
 from nbutils.models.names import is_static, longest_input
-from nbutils.models.search import DEPTH, Ranking, any_vector_search, bm25_search, fuse, vector_search
+from nbutils.models.search import DEPTH, Ranking, any_vector_search, bm25_search, guess_language, vector_search
 from nbutils.models.vectors import EmbeddingCache, sentence_transformer
 from nbutils.questions.dataset import passages
 from nbutils.questions.llms import has_key
@@ -46,6 +47,11 @@ def queries_name(system: str) -> str:
 def bare_name(system: str) -> str:
     """Return the name of a dense system that searches the chunks without their headers."""
     return f"{system}, no headers"
+
+
+def _named_name(system: str) -> str:
+    """Return the name of a dense system's search of the documents that a question names: a part of its hybrid."""
+    return f"{system}, named documents"
 
 
 @dataclass
@@ -160,7 +166,8 @@ def compare_models(
         compared_length: add the base read to as many tokens as the fine-tuned model where these differ.
         bm25: add a BM25 row.
         hybrid: add reciprocal rank fusion of each dense system with BM25, both weighed alike: a weight that suits
-            questions written by a model does not suit people's.
+            questions written by a model does not suit people's. Where a question names one of several documents
+            (`dataset.names`, see `nbutils.models.hybrid.NamedDocuments`), that document's chunks are a third ranking.
         index_queries: a dataset of queries generated for the chunks, such as those of training. Each dense system gets
             one more row, in which a chunk is found by the nearest of its own vector and those of its queries. A note
             says how many vectors that takes. A question set that holds one of these queries is not judged so. What it
@@ -188,12 +195,14 @@ def compare_models(
     rankings = {}
     for name, found in search.rankings.items():
         judged = [system for system in order if system in found and name not in leave_out.get(system, ())]
-        rankings[name] = _with_keywords(datasets[name], {system: found[system] for system in judged}, bm25, hybrid)
+        rankings[name] = _with_keywords(datasets[name], found, judged, bm25, hybrid)
         rankings[name] |= {each: found[each] for each in map(queries_name, judged) if each in found}
-        bare = {each: found[each] for each in map(bare_name, judged) if each in found}
-        rankings[name] |= _with_keywords(_without_headers(datasets[name]), bare, False, hybrid) if bare else {}
+        bare = [each for each in map(bare_name, judged) if each in found]
+        rankings[name] |= _with_keywords(_without_headers(datasets[name]), found, bare, False, hybrid) if bare else {}
     if hybrid:
         notes.append("Hybrid search weighs both rankings alike.")
+        notes += [_named_note(name, found[_named_name(base)]) for name, found in search.rankings.items()
+                  if _named_name(base) in found]  # fmt: skip
     for system in filter(systems.get, by_folds):
         notes.append(f"{system} has learned people's questions; each is judged by a model that has not learned it.")
     for name, texts in search.index_queries.items():
@@ -279,6 +288,7 @@ class _DenseSearch:
         self.datasets, self.store, self.bf16, self.by_folds = datasets, store, bf16, by_folds
         self.rankings: dict[str, dict[str, Ranking]] = {name: {} for name in datasets}
         self.index_queries = {name: _queries_of(data, index_queries) for name, data in datasets.items()}
+        self.named = {name: _named_documents(data) for name, data in datasets.items()}
         self.costs: list[dict] = []
         self.queries = list(dict.fromkeys(text for data in datasets.values() for text in data.queries.values()))
         both = [part for data in datasets.values() for part in (passages(data), data.corpus)]
@@ -313,10 +323,14 @@ class _DenseSearch:
         for name, data in self.datasets.items():
             asked = queries[[query_row[text] for text in data.queries.values()]]
             searched = corpus[[chunk_row[text] for text in passages(data).values()]]
-            found = {system: search_vectors(data, asked, searched)}
+            vectors = {system: searched}
             if getattr(data, "headers", None):
-                bare = corpus[[chunk_row[text] for text in data.corpus.values()]]
-                found[bare_name(system)] = search_vectors(data, asked, bare)
+                vectors[bare_name(system)] = corpus[[chunk_row[text] for text in data.corpus.values()]]
+            found = {each: search_vectors(data, asked, chunks) for each, chunks in vectors.items()}
+            if named := self.named[name]:
+                questions, ids = list(data.queries.values()), list(data.corpus)
+                for each, chunks in vectors.items():
+                    found[_named_name(each)] = named.search(questions, asked, chunks, ids)
             if texts := self.index_queries[name]:
                 more = self.store.embed(model, [text for text, _ in texts], "query", bf16=self.bf16)
                 owner = np.array([chunk for _, chunk in texts])
@@ -408,21 +422,41 @@ def _queries_of(dataset, index_queries) -> list[tuple[str, int]]:
     ]
 
 
+def _named_documents(dataset) -> NamedDocuments | None:
+    """Return what finds the documents that questions name, where they are searched in several at once."""
+    names = getattr(dataset, "names", {})
+    several = len({*names.values()}) > 1 and not getattr(dataset, "documents", None)
+    texts = list(dataset.corpus.values())
+    return NamedDocuments([names.get(i, "") for i in dataset.corpus], guess_language(texts)) if several else None
+
+
+def _named_note(name: str, found: Ranking) -> str:
+    naming, questions = int((found.index[:, 0] >= 0).sum()), len(found.index)
+    return (
+        f"Of the {asked(name)} {naming} of {questions} name one of the documents: hybrid search ranks its chunks, too."
+    )
+
+
 def _without_headers(dataset):
     bare = copy.copy(dataset)
     bare.headers = {}
     return bare
 
 
-def _with_keywords(dataset, dense: dict[str, Ranking], bm25: bool, hybrid: bool) -> dict[str, Ranking]:
+def _with_keywords(
+    dataset, found: dict[str, Ranking], systems: Sequence[str], bm25: bool, hybrid: bool
+) -> dict[str, Ranking]:
+    """Return the rankings found by these dense systems, and BM25's and the hybrids'."""
+    rankings = {system: found[system] for system in systems}
     if not bm25 and not hybrid:
-        return dense
+        return rankings
     ids = list(dataset.corpus)
     queries, texts = (np.array(list(part.values()), dtype=object) for part in (dataset.queries, passages(dataset)))
     lexical = _search(dataset, lambda rows, columns, ids: bm25_search(queries[rows], texts[columns], ids))
-    rankings = dense | ({BM25: lexical} if bm25 else {})
-    if hybrid:
-        rankings |= {hybrid_name(system): fuse(ranking, lexical, ids) for system, ranking in dense.items()}
+    rankings |= {BM25: lexical} if bm25 else {}
+    for system in systems if hybrid else ():
+        parts = [found[system], lexical, *filter(None, [found.get(_named_name(system))])]
+        rankings[hybrid_name(system)] = fuse(parts, ids)
     return rankings
 
 

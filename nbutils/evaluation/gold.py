@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from nbutils.core import UserError, content_hash
-from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, headers_of
+from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, headers_of, names_of
 from nbutils.questions.pairs import told
 from nbutils.questions.places import BAD, PLACED, Places
 from nbutils.questions.tables import Row, find_table, read_table
@@ -131,6 +131,7 @@ def load_gold_questions(
         corpus={node.node_id: node.get_content() for node in nodes},
         relevant_docs={query: place.chunks for query, place in placed.items()},
         headers=headers_of(nodes),
+        names=names_of(nodes),
         placed={query: place.by for query, place in placed.items()},
         left_out=[told([place]) for place in absent],
     )

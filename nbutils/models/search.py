@@ -1,4 +1,4 @@
-"""Rankings of chunks for queries: exact vector search, BM25, and the two fused."""
+"""Rankings of chunks for queries: exact vector search and BM25."""
 
 import functools
 import re
@@ -12,7 +12,6 @@ from nbutils.models.vectors import unit
 
 DEPTH = 100
 BLOCK = 32 * 2**20  # scores held at a time
-RRF_CONSTANT = 60
 
 
 @dataclass
@@ -102,8 +101,8 @@ def vector_search(
     return Ranking(index, score)
 
 
-def _ranking(scores: Callable[[slice], np.ndarray], rows: int, ids: Sequence[str], depth: int) -> Ranking:
-    """Return the best texts of each row of `scores`, computed in blocks; what scores 0 is not found."""
+def ranking(scores: Callable[[slice], np.ndarray], rows: int, ids: Sequence[str], depth: int) -> Ranking:
+    """Return the best texts of each row of `scores`, computed in blocks of rows; what scores 0 is not found."""
     ranks = id_ranks(ids)
     index = np.full((rows, min(depth, len(ids))), -1, dtype=np.int64)
     score = np.full(index.shape, -np.inf)
@@ -178,8 +177,9 @@ UNSPACED = (
 )
 # A word is two letters or digits or more; vowel signs and accents of other scripts belong to it.
 _WORDS = re.compile(
-    rf"([{UNSPACED}]+)|(?:(?![{UNSPACED}])[\w\u0300-\u036f\u0591-\u05c7\u0610-\u065f\u0900-\u0963\u0966-\u0dff]){{2,}}"
+    rf"([{UNSPACED}]+)|(?:(?![{UNSPACED}_])[\w\u0300-\u036f\u0591-\u05c7\u0610-\u065f\u0900-\u0963\u0966-\u0dff]){{2,}}"
 )
+_PARTS = re.compile(r"\d{2,}|\D{2,}")
 
 
 def in_pairs(pattern: re.Pattern, text: str) -> list[str]:
@@ -193,10 +193,17 @@ def in_pairs(pattern: re.Pattern, text: str) -> list[str]:
 
 
 def plain_terms(text: str) -> list[str]:
-    """Return a text's words in lower case; where a script has no spaces, its pairs of neighbouring characters."""
+    """Return a text's words in lower case; where a script has no spaces, its pairs of neighbouring characters.
+
+    After them come the parts of words that join letters and figures, so that "FY2018" is found by "2018", too
+    (as Lucene's WordDelimiterGraphFilter has it).
+    """
     if text.isascii():
-        return re.findall(r"\w\w+", text.lower())
-    return in_pairs(_WORDS, unicodedata.normalize("NFKC", text).lower())
+        terms = re.findall(r"[^\W_]{2,}", text.lower())
+    else:
+        terms = in_pairs(_WORDS, unicodedata.normalize("NFKC", text).lower())
+    joined = (term for term in terms if not term.isalpha())
+    return terms + [part for term in joined for part in _PARTS.findall(term) if part != term]
 
 
 @functools.cache
@@ -273,32 +280,9 @@ class BM25Index:
 
     def search(self, queries: Sequence[str], ids: Sequence[str], depth: int = DEPTH) -> Ranking:
         """Return the best texts of each query; a text that shares no term with the query is not returned."""
-        return _ranking(lambda rows: self.scores(queries[rows]), len(queries), ids, depth)
+        return ranking(lambda rows: self.scores(queries[rows]), len(queries), ids, depth)
 
 
 def bm25_search(queries: Sequence[str], texts: Sequence[str], ids: Sequence[str], depth: int = DEPTH) -> Ranking:
     """Return the `depth` best of some texts, which have these ids, for each query; see `BM25Index`."""
     return BM25Index(texts).search(list(queries), ids, depth)
-
-
-def fuse(dense: Ranking, lexical: Ranking, ids: Sequence[str], weight: float = 0.5, depth: int = DEPTH) -> Ranking:
-    """Fuse two rankings by weighted reciprocal rank: weight / (60 + rank) + (1 - weight) / (60 + rank).
-
-    Source: Cormack, Clarke and Büttcher, SIGIR 2009 (unweighted, constant 60).
-
-    Args:
-        dense: ranking by vectors.
-        lexical: ranking by words.
-        ids: ids of the chunks.
-        weight: of the dense ranking, 0 to 1.
-        depth: chunks to return per query.
-    """
-
-    def scores(rows: slice) -> np.ndarray:
-        total = np.zeros((len(dense.index[rows]), len(ids)))
-        for ranking, share in ((dense, weight), (lexical, 1 - weight)):
-            query, rank = np.nonzero(ranking.index[rows] >= 0)
-            total[query, ranking.index[rows][query, rank]] += share / (RRF_CONSTANT + rank + 1)
-        return total
-
-    return _ranking(scores, len(dense.index), ids, depth)

@@ -82,7 +82,7 @@ def results_html(question: str, retrievers: "Retrievers", relevant: Sequence[str
 
 def _card(rank: int, hit: "NodeWithScore", question: str, relevant: set[str]) -> str:
     right = hit.node.node_id in relevant
-    score = "" if hit.score is None else f" · similarity {hit.score:.2f}"
+    score = "" if hit.score is None else f" · score {hit.score:.3f}"
     note = " · ✓ known to answer it" if right else ""
     return (
         f"<article{' class=right' if right else ''}><small>{rank} · {html.escape(where(hit.node))}{score}{note}</small>"

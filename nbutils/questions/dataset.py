@@ -28,8 +28,8 @@ class EmbeddingQAFinetuneDataset(BaseModel):
         relevant_docs: question id -> ids of the chunks that answer it, or id -> grade (which LlamaIndex can't read).
         mode: always "text".
         headers: chunk id -> what stands before the chunk where it is embedded (see `load_corpus`); saved if there is any.
-        names: chunk id -> the name of its document; training puts it before some queries, as people do who ask about
-            one of several documents. Saved if there is any.
+        names: chunk id -> the name of its document, by which hybrid search finds it; training puts it before some
+            queries, as people do who ask about one of several documents. Saved if there is any.
         account: what was asked, kept, dropped and spent (an `Account`) where the questions were generated just now.
     """
 
@@ -101,9 +101,8 @@ def headers_of(nodes: "Iterable[BaseNode]") -> dict[str, str]:
 
 
 def names_of(nodes: "Iterable[BaseNode]") -> dict[str, str]:
-    """Return the name of each node's document by the node's id, if there are three documents or more."""
-    files = {node.node_id: node.metadata.get("file_name", "") for node in nodes}
-    return {chunk: document_name(file) for chunk, file in files.items() if file} if len({*files.values()}) > 2 else {}
+    """Return the name of each node's document by the node's id."""
+    return {node.node_id: document_name(node.metadata["file_name"]) for node in nodes if node.metadata.get("file_name")}
 
 
 def passages(dataset: Any) -> dict[str, str]:

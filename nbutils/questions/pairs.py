@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from nbutils.core import UserError, content_hash
-from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, headers_of
+from nbutils.questions.dataset import EmbeddingQAFinetuneDataset, headers_of, names_of
 from nbutils.questions.places import BAD, ELSEWHERE, NOWHERE, PLACED, Place, Places
 from nbutils.questions.tables import find_table, read_table
 
@@ -74,7 +74,8 @@ def load_pairs(path: str | Path, nodes: "Sequence[TextNode]", *, bad_rows: str =
             relevant[query] = list(dict.fromkeys([*relevant.get(query, ()), *place.chunks]))
     print(f"PAIRS: {_account(found, queries, relevant)}.")
     corpus = {node.node_id: node.get_content() for node in nodes}
-    return Pairs(queries=queries, corpus=corpus, relevant_docs=relevant, headers=headers_of(nodes), placed=table)
+    known = {"headers": headers_of(nodes), "names": names_of(nodes)}
+    return Pairs(queries=queries, corpus=corpus, relevant_docs=relevant, placed=table, **known)
 
 
 def told(places: Sequence[Place], limit: int = 5) -> str:

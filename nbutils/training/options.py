@@ -42,8 +42,8 @@ class TrainingOptions(BaseModel):
             first base where training goes on from a fine-tuned model.
         cloze: how often a query that stands in its chunk word for word is taken out of it in training.
         header_dropout: how often a chunk is trained on without its header, drawn anew for each chunk and epoch.
-        named_queries: how often a query comes with the name of its document before it, if the dataset has `names`:
-            people name what they ask about, queries from a chunk seldom do.
+        named_queries: how often a query comes with the name of its document before it, if the dataset has the `names` of
+            three or more: people name what they ask about, queries from a chunk seldom do.
         use_all_docs: train on every chunk of a question, not only on its first.
         dropout: keep the model's dropout; training without it is much faster on a CPU.
         frozen_layers: layers to leave as they are, counted from the input, with the token embeddings.

@@ -181,11 +181,35 @@ def test_the_notebook_names_no_service_unless_its_user_does(project):
 
 
 def test_hybrid_search_weighs_both_rankings_alike(comparison):
-    from nbutils.models.search import fuse
+    from nbutils.models.hybrid import fuse
 
     rankings, ids = comparison.rankings["gold"], list(comparison.datasets["gold"].corpus)
-    fused = fuse(rankings["base"], rankings["BM25"], ids, 0.5)
+    fused = fuse([rankings["base"], rankings["BM25"]], ids)
     assert (rankings["base + BM25"].index == fused.index).all()
+    assert not [note for note in comparison.notes if "name one of the documents" in note]
+
+
+def test_hybrid_search_ranks_the_documents_that_questions_name_too(few, model):
+    """Not where each question is searched in its own document, and no vector search is changed by it."""
+    ids = list(few.corpus)
+    question, found = next(iter(few.relevant_docs.items()))
+    names = {chunk: "harbour 2024" if chunk in found else "quarry 2024" for chunk in ids}
+    named = few.model_copy(update={"names": names})
+    named.queries = few.queries | {question: f"harbour: {few.queries[question]}"}
+    own = named.model_copy()
+    own.__dict__["documents"] = names
+    unnamed = named.model_copy(update={"names": {}})
+    sets = {"named": named, "own": own, "unnamed": unnamed}
+    result = compare_models(sets, {"base": model}, verbose=False, cache=False)
+    told = [note for note in result.notes if "name one of the documents" in note]
+    assert told == [
+        f"Of the named questions 1 of {len(few.queries)} name one of the documents: hybrid search ranks its chunks, too."
+    ]
+    assert (result.rankings["named"]["base"].index == result.rankings["unnamed"]["base"].index).all()
+    assert list(result.rankings["named"]) == ["base", "BM25", "base + BM25"]
+    one, other = (result.rankings[each]["base + BM25"].score for each in ("named", "unnamed"))
+    row = list(few.queries).index(question)
+    assert one[row, 0] > other[row, 0] and (np.delete(one, row, 0) == np.delete(other, row, 0)).all()
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from nbutils.models.search import BM25Index, Ranking, bm25_search, fuse, guess_language, vector_search
+from nbutils.models.search import BM25Index, bm25_search, guess_language, plain_terms, vector_search
 
 
 def test_vector_search_is_exact_in_blocks_and_ranks_ties_by_id():
@@ -98,11 +98,14 @@ def test_bm25_scores_are_a_matrix_over_all_texts():
     assert index.search(["fares"], list("abc")).index.tolist() == [[2, 0, -1]]
 
 
-def test_fusion_is_the_formula_and_its_ends_are_the_rankings():
-    dense = Ranking(np.array([[0, 1, 2]]), np.array([[3.0, 2, 1]]))
-    lexical = Ranking(np.array([[2, 1, -1]]), np.array([[2.0, 1, -np.inf]]))
-    fused = fuse(dense, lexical, list("abc"), 0.5)
-    assert fused.score[0, 0] == pytest.approx(0.5 / 63 + 0.5 / 61)
-    assert fused.index[0].tolist() == [2, 1, 0]
-    assert fuse(dense, lexical, list("abc"), 1.0).index[0].tolist() == [0, 1, 2]
-    assert fuse(dense, lexical, list("abc"), 0.0).index[0].tolist()[:2] == [2, 1]
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("FY2018 10-K", ["fy2018", "10", "fy", "2018"]),
+        ("A 2023Q2 plan_B2", ["2023q2", "plan", "b2", "2023"]),
+        ("____ x", []),
+        ("Größe12 नौका", ["größe12", "नौका", "größe", "12"]),
+    ],
+)
+def test_words_that_join_letters_and_figures_are_found_by_their_parts_too(text, terms):
+    assert plain_terms(text) == terms

@@ -61,7 +61,7 @@ def test_results_are_escaped_marked_and_in_order(retrievers):
     assert "<mark>ferry</mark>" in page
     assert page.count("known to answer it") == 2
     assert page.count("<article") == 4
-    scores = [float(score) for score in re.findall(r"similarity (-?[\d.]+)", page.split("<h4>all")[1])]
+    scores = [float(score) for score in re.findall(r"score (-?[\d.]+)", page.split("<h4>all")[1])]
     assert scores == sorted(scores, reverse=True)
     assert "Type a question" in box.results_html("  ", retrievers)
 

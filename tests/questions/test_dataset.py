@@ -50,10 +50,10 @@ def test_headers_stand_before_the_chunks_that_have_one(out):
     ("files", "names"),
     [
         (["a_2023.pdf", "b/b__2024.pdf", "c.pdf"], ["a 2023", "b/b 2024", "c"]),
-        (["a_2023.pdf", "b.pdf", "b.pdf"], []),
+        (["", "", ""], []),
     ],
 )
-def test_chunks_of_three_documents_or_more_keep_their_documents_names(out, files, names):
+def test_chunks_keep_their_documents_names(out, files, names):
     nodes = make_nodes(3)
     for node, file in zip(nodes, files, strict=True):
         node.metadata["file_name"] = file

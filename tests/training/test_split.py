@@ -79,10 +79,12 @@ def test_chunks_that_differ_in_their_headers_alone_are_apart_and_no_negatives_of
     data = dataset.model_copy(deep=True)
     data.corpus["c1"] = data.corpus["c0"]
     data.headers = {"c0": "annual report 2023", "c1": "annual report 2024"}
-    data.names = {"c1": "report", "c3": "other"}
+    data.names = {"c1": "report", "c2": "third", "c3": "other"}
     pairs = training_pairs(data, ["c0q0", "c1q0", "c2q0"])
     assert pairs.headers[:3] == ["annual report 2023", "annual report 2024", ""]
-    assert pairs.names == {1: "report", 3: "other"}
+    assert pairs.names == {1: "report", 2: "third", 3: "other"}
+    two = data.model_copy(update={"names": dict.fromkeys(data.corpus, "report") | {"c3": "other"}})
+    assert training_pairs(two, ["c0q0", "c1q0"]).names == {}
     assert pairs.groups == {0: [0], 1: [1], 2: [2]} and pairs.positives == [[0, 1], [1, 0], [2]]
     assert pairs.passages == list(data.passages().values())
     bare = data.model_copy(update={"corpus": data.passages(), "headers": {}})

@@ -182,7 +182,7 @@ def test_the_search_box_answers_what_is_typed(browser, lab):
         f".find(text => text !== {json.dumps(before)})",
     )
     assert "fine-tuned" in after
-    assert "similarity" in after
+    assert "score" in after
     shoot(browser, "06_search_box")
 
 
