@@ -193,9 +193,9 @@ def test_hybrid_search_ranks_the_documents_that_questions_name_too(few, model):
     """Not where each question is searched in its own document, and no vector search is changed by it."""
     ids = list(few.corpus)
     question, found = next(iter(few.relevant_docs.items()))
-    names = {chunk: "harbour 2024" if chunk in found else "quarry 2024" for chunk in ids}
+    names = {chunk: "ferry 2024" if chunk in found else "quarry 2024" for chunk in ids}
     named = few.model_copy(update={"names": names})
-    named.queries = few.queries | {question: f"harbour: {few.queries[question]}"}
+    named.queries = few.queries | {question: f"ferry: {few.queries[question]}"}
     own = named.model_copy()
     own.__dict__["documents"] = names
     unnamed = named.model_copy(update={"names": {}})
