@@ -41,6 +41,7 @@ def main() -> int:
     parser.add_argument("--headers", nargs="*", default=["", "file", "title", "section", "file,section"])
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--chunk-size", type=int, default=256)
+    parser.add_argument("--chunk-overlap", type=int, help="default is that of load_corpus")
     parser.add_argument("--few", type=int, default=0, help="chunks of each document; default is all")
     parser.add_argument("--train", type=int, default=0, help="chunks to learn")
     parser.add_argument("--engine", nargs="*", default=[{}], type=json.loads, help="options of the engine, as JSON")
@@ -52,8 +53,8 @@ def main() -> int:
     print(f"| header | system | {differences} |\n|" + "---|" * (2 + 2 * len(COLUMNS)))
 
     def chunks(header: str) -> list:
-        size = {"chunk_size": options.chunk_size, "cache": options.cache or None}
-        nodes = load_corpus([options.files], header=header.split(","), **size)
+        size = {"chunk_size": options.chunk_size, "chunk_overlap": options.chunk_overlap}
+        nodes = load_corpus([options.files], header=header.split(","), cache=options.cache or None, **size)
         return some_of(nodes, gold(nodes, options.questions), options.few) if options.few else nodes
 
     def show(header: str, name: str, model, nodes: list) -> None:
