@@ -339,7 +339,7 @@ def _steps(
         "better": ["Use the fine-tuned model, and embed the whole collection again with it."],
     }[kind]  # fmt: skip
     if advice == "use hybrid":
-        steps = [f"Search with {chosen} and BM25 together (reciprocal rank fusion).", *steps]
+        steps = [f"Search with {chosen} and BM25 together, as HybridRetriever does (notebook 6).", *steps]
     if advice == "use BM25":
         steps = [f"Search with BM25 alone: it did better than {chosen}, and than both together."]
     if not by_people:
