@@ -19,9 +19,9 @@ from nbutils.evaluation.walkthrough import as_model, check_top_k, embed_texts, i
 from nbutils.models.hybrid import NamedDocuments, fuse
 from nbutils.models.metrics import query_metrics
 from nbutils.models.names import is_static, longest_input
-from nbutils.models.search import DEPTH, Ranking, any_vector_search, bm25_search, guess_language, vector_search
+from nbutils.models.search import DEPTH, Ranking, any_vector_search, bm25_search, vector_search
 from nbutils.models.vectors import EmbeddingCache, sentence_transformer
-from nbutils.questions.dataset import passages
+from nbutils.questions.dataset import names_of, passages
 from nbutils.questions.llms import has_key
 
 if TYPE_CHECKING:
@@ -165,9 +165,10 @@ def compare_models(
         human: names of the question sets that people wrote, beside those that say so themselves (`dataset.human`).
         compared_length: add the base read to as many tokens as the fine-tuned model where these differ.
         bm25: add a BM25 row.
-        hybrid: add reciprocal rank fusion of each dense system with BM25, both weighed alike: a weight that suits
-            questions written by a model does not suit people's. Where a question names one of several documents
-            (`dataset.names`, see `nbutils.models.hybrid.NamedDocuments`), that document's chunks are a third ranking.
+        hybrid: add reciprocal rank fusion of each dense system with BM25, weighed alike: a weight that suits questions
+            written by a model does not suit people's. Where several documents are searched and a question shares
+            words with their names (`dataset.names`, else those of `nodes`), a third ranking is of their chunks (see
+            `nbutils.models.hybrid.NamedDocuments`).
         index_queries: a dataset of queries generated for the chunks, such as those of training. Each dense system gets
             one more row, in which a chunk is found by the nearest of its own vector and those of its queries. A note
             says how many vectors that takes. A question set that holds one of these queries is not judged so. What it
@@ -189,7 +190,8 @@ def compare_models(
     notes: list[str] = []
     systems = _systems(models, notes)
     base, tuned = _roles(list(systems), base, tuned)
-    search = _DenseSearch(datasets, EmbeddingCache(cache), bf16, index_queries, by_folds)
+    named = {name: _named_documents(data, nodes) if hybrid else None for name, data in datasets.items()}
+    search = _DenseSearch(datasets, EmbeddingCache(cache), bf16, index_queries, by_folds, named)
     same_length = _search_with_models(search, systems, base, tuned, compared_length, notes, verbose)
     order = [system for system in (base, same_length, *systems) if system]
     rankings = {}
@@ -200,9 +202,9 @@ def compare_models(
         bare = [each for each in map(bare_name, judged) if each in found]
         rankings[name] |= _with_keywords(_without_headers(datasets[name]), found, bare, False, hybrid) if bare else {}
     if hybrid:
-        notes.append("Hybrid search weighs both rankings alike.")
-        notes += [_named_note(name, found[_named_name(base)]) for name, found in search.rankings.items()
-                  if _named_name(base) in found]  # fmt: skip
+        notes.append("Hybrid search weighs its rankings alike.")
+        for name, found in search.rankings.items():
+            notes += _named_note(name, found[_named_name(base)]) if _named_name(base) in found else []
     for system in filter(systems.get, by_folds):
         notes.append(f"{system} has learned people's questions; each is judged by a model that has not learned it.")
     for name, texts in search.index_queries.items():
@@ -283,12 +285,12 @@ class _DenseSearch:
 
     def __init__(
         self, datasets: dict[str, object], store: EmbeddingCache, bf16: bool | None, index_queries,
-        by_folds: Mapping[str | None, Path],
+        by_folds: Mapping[str | None, Path], named: dict[str, NamedDocuments | None],
     ):  # fmt: skip
         self.datasets, self.store, self.bf16, self.by_folds = datasets, store, bf16, by_folds
         self.rankings: dict[str, dict[str, Ranking]] = {name: {} for name in datasets}
         self.index_queries = {name: _queries_of(data, index_queries) for name, data in datasets.items()}
-        self.named = {name: _named_documents(data) for name, data in datasets.items()}
+        self.named = named
         self.costs: list[dict] = []
         self.queries = list(dict.fromkeys(text for data in datasets.values() for text in data.queries.values()))
         both = [part for data in datasets.values() for part in (passages(data), data.corpus)]
@@ -328,9 +330,8 @@ class _DenseSearch:
                 vectors[bare_name(system)] = corpus[[chunk_row[text] for text in data.corpus.values()]]
             found = {each: search_vectors(data, asked, chunks) for each, chunks in vectors.items()}
             if named := self.named[name]:
-                questions, ids = list(data.queries.values()), list(data.corpus)
-                for each, chunks in vectors.items():
-                    found[_named_name(each)] = named.search(questions, asked, chunks, ids)
+                texts = list(data.queries.values()), list(data.corpus)
+                found |= {_named_name(each): named.search(texts[0], asked, vectors[each], texts[1]) for each in vectors}
             if texts := self.index_queries[name]:
                 more = self.store.embed(model, [text for text, _ in texts], "query", bf16=self.bf16)
                 owner = np.array([chunk for _, chunk in texts])
@@ -422,19 +423,19 @@ def _queries_of(dataset, index_queries) -> list[tuple[str, int]]:
     ]
 
 
-def _named_documents(dataset) -> NamedDocuments | None:
+def _named_documents(dataset, nodes: "Sequence[TextNode] | None") -> NamedDocuments | None:
     """Return what finds the documents that questions name, where they are searched in several at once."""
-    names = getattr(dataset, "names", {})
-    several = len({*names.values()}) > 1 and not getattr(dataset, "documents", None)
-    texts = list(dataset.corpus.values())
-    return NamedDocuments([names.get(i, "") for i in dataset.corpus], guess_language(texts)) if several else None
+    if getattr(dataset, "documents", None):
+        return None
+    known = getattr(dataset, "names", {}) or names_of(nodes or ())
+    names = [known.get(chunk, "") for chunk in dataset.corpus]
+    return NamedDocuments(names, list(dataset.corpus.values())) if len({*names}) > 1 else None
 
 
-def _named_note(name: str, found: Ranking) -> str:
-    naming, questions = int((found.index[:, 0] >= 0).sum()), len(found.index)
-    return (
-        f"Of the {asked(name)} {naming} of {questions} name one of the documents: hybrid search ranks its chunks, too."
-    )
+def _named_note(name: str, found: Ranking) -> list[str]:
+    naming = int((found.index[:, 0] >= 0).sum())
+    told = f"Hybrid search also ranks documents by their names: {naming} of the {len(found.index)} {asked(name)} share words with one."
+    return [told] if naming else []
 
 
 def _without_headers(dataset):

@@ -122,5 +122,6 @@ def curve_of_run(
 def _with_own_chunks(dataset: EmbeddingQAFinetuneDataset) -> EmbeddingQAFinetuneDataset:
     """Return the dataset with only the chunks that answer its questions."""
     kept = {chunk for found in dataset.relevant_docs.values() for chunk in found}
-    corpus, headers = ({key: each[key] for key in each if key in kept} for each in (dataset.corpus, dataset.headers))
-    return dataset.model_copy(update={"corpus": corpus, "headers": headers})
+    parts = ("corpus", "headers", "names")
+    update = {part: {key: text for key, text in getattr(dataset, part).items() if key in kept} for part in parts}
+    return dataset.model_copy(update=update)

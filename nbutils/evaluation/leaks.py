@@ -85,8 +85,9 @@ def without_chunks(dataset, chunks: Sequence[str]):
         kept = [chunk for chunk in found if chunk not in gone]
         rest.relevant_docs[query] = {chunk: found[chunk] for chunk in kept} if isinstance(found, Mapping) else kept
     rest.corpus = {chunk: text for chunk, text in dataset.corpus.items() if chunk not in gone}
-    if getattr(dataset, "headers", None):
-        rest.headers = {chunk: header for chunk, header in dataset.headers.items() if chunk not in gone}
+    for of_chunk in ("headers", "names"):
+        if known := getattr(dataset, of_chunk, None):
+            setattr(rest, of_chunk, {chunk: text for chunk, text in known.items() if chunk not in gone})
     return rest
 
 

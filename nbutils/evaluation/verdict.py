@@ -341,7 +341,7 @@ def _steps(
     if advice == "use hybrid":
         steps = [f"Search with {chosen} and BM25 together, as HybridRetriever does (notebook 6).", *steps]
     if advice == "use BM25":
-        steps = [f"Search with BM25 alone: it did better than {chosen}, and than both together."]
+        steps = [f"Search with BM25 alone: it did better than {chosen}, and than the hybrid."]
     if not by_people:
         steps.append("Write some 50 to 100 questions in the words of those who will ask them, and judge by them.")
     elif kind == "too few" and need > 2000:

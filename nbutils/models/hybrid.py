@@ -1,14 +1,10 @@
 """Hybrid search: vectors, BM25, and the documents that a question names, fused by rank."""
 
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 
 import numpy as np
-from llama_index.core.base.base_retriever import BaseRetriever
-from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 
-from nbutils.models.search import DEPTH, BM25Index, Ranking, guess_language, ranking, stems, vector_search
-from nbutils.models.vectors import EmbeddingCache
+from nbutils.models.search import DEPTH, Ranking, guess_language, inner_products, ranking, stems
 
 RRF_CONSTANT = 60
 
@@ -36,30 +32,30 @@ def fuse(rankings: Sequence[Ranking], ids: Sequence[str], depth: int = DEPTH) ->
 
 
 class NamedDocuments:
-    """Documents that questions name: those whose name shares words with the question.
+    """Documents ranked by the words that their names share with a question.
 
     A shared word counts log(documents / documents with the word in their name), so that one that stands in every name
     says nothing.
 
     Args:
         names: the name of each chunk's document.
-        language: of the questions, as for `BM25Index`.
+        texts: the chunks, which tell the language.
     """
 
-    def __init__(self, names: Sequence[str], language: str = "english"):
+    def __init__(self, names: Sequence[str], texts: Sequence[str]):
         documents, self._document = np.unique(np.asarray(names, dtype=str), return_inverse=True)
-        self._language, self._documents, self._with_word = language, len(documents), {}
+        self._language, self._documents, self._with_word = guess_language(texts), len(documents), {}
         for number, name in enumerate(documents.tolist()):
-            for word in set(stems(name, language)):
+            for word in set(stems(name, self._language)):
                 self._with_word.setdefault(word, []).append(number)
 
     def scores(self, questions: Sequence[str]) -> np.ndarray:
-        """Return how well each question names each chunk's document, shape (questions, chunks); 0 is not at all."""
+        """Return how well each question names each document, shape (questions, documents); 0 is not at all."""
         scores = np.zeros((len(questions), self._documents))
         for row, question in enumerate(questions):
-            for word in sorted(self._with_word.keys() & set(stems(question, self._language))):
+            for word in self._with_word.keys() & set(stems(question, self._language)):
                 scores[row, self._with_word[word]] += np.log(self._documents / len(self._with_word[word]))
-        return scores[:, self._document]
+        return scores.round(9)  # documents that share as much are equal, in whatever order it was added
 
     def search(
         self, questions: Sequence[str], queries: np.ndarray, corpus: np.ndarray, ids: Sequence[str], depth: int = DEPTH
@@ -73,51 +69,12 @@ class NamedDocuments:
             ids: ids of the chunks.
             depth: chunks to return per question.
         """
+        named = self.scores(questions)
+        places = np.unique(named, return_inverse=True)[1].reshape(named.shape)  # whole numbers in the same order
+        levels, products = np.where(named > 0, 3.0 * (1 + places), 0), inner_products(queries, corpus)
 
         def scores(rows: slice) -> np.ndarray:
-            named = self.scores(questions[rows])
-            places = np.unique(named, return_inverse=True)[1].reshape(named.shape)
-            return np.where(named > 0, 3.0 * (1 + places) + queries[rows] @ corpus.T, 0)
+            level = levels[rows][:, self._document]
+            return np.where(level > 0, level + products(rows), 0)
 
         return ranking(scores, len(questions), ids, depth)
-
-
-class HybridRetriever(BaseRetriever):
-    """A LlamaIndex retriever that searches as the rows "… + BM25" of `compare_models` do, exactly and in memory.
-
-    Args:
-        nodes: the chunks; a header is embedded with them, and `file_name` in their metadata is the document's.
-        embed_model: a SentenceTransformer or a LlamaIndex embedding.
-        top_k: chunks to return.
-        cache: folder of the embedding cache, False for none.
-    """
-
-    def __init__(self, nodes: Sequence[BaseNode], embed_model, top_k: int = 5, cache=None):
-        super().__init__()
-        self._nodes, self._model, self._top_k = list(nodes), embed_model, top_k
-        self._ids = [node.node_id for node in self._nodes]
-        self._store = EmbeddingCache(cache)
-        texts = [node.get_content(MetadataMode.EMBED) for node in self._nodes]
-        self._vectors, self._bm25 = self._store.embed(embed_model, texts), BM25Index(texts)
-        files = [PurePosixPath(node.metadata.get("file_name", "")) for node in self._nodes]
-        self._named = NamedDocuments(
-            [str(file.with_suffix("") if file.name else file) for file in files], guess_language(texts)
-        )
-
-    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        question, ids = [query_bundle.query_str], self._ids
-        query = self._store.embed(self._model, question, "query")
-        found = fuse(
-            [
-                vector_search(query, self._vectors, ids),
-                self._bm25.search(question, ids),
-                self._named.search(question, query, self._vectors, ids),
-            ],
-            ids,
-            self._top_k,
-        )
-        return [
-            NodeWithScore(node=self._nodes[place], score=score)
-            for place, score in zip(found.index[0].tolist(), found.score[0].tolist(), strict=True)
-            if place >= 0
-        ]

@@ -88,17 +88,26 @@ def vector_search(
         depth: chunks to return per query.
         block: scores held at a time; memory use is about ten bytes for each.
     """
-    ranks = id_ranks(ids)
-    seen: dict[bytes, int] = {}
-    first = np.array([seen.setdefault(vector.tobytes(), i) for i, vector in enumerate(corpus)], dtype=np.int64)
-    copies = np.flatnonzero(first != np.arange(len(corpus)))
+    ranks, scores = id_ranks(ids), inner_products(queries, corpus)
     index = np.empty((len(queries), min(depth, len(ids))), dtype=np.int64)
     score = np.empty(index.shape, dtype=np.float32)
     for rows in _blocks(len(queries), len(ids), block):
-        scores = queries[rows] @ corpus.T
-        scores[:, copies] = scores[:, first[copies]]
-        index[rows], score[rows] = top(scores, ranks, depth)
+        index[rows], score[rows] = top(scores(rows), ranks, depth)
     return Ranking(index, score)
+
+
+def inner_products(queries: np.ndarray, corpus: np.ndarray) -> Callable[[slice], np.ndarray]:
+    """Return what gives the inner products of some queries and all chunks, the same for chunks of equal vectors."""
+    seen: dict[bytes, int] = {}
+    first = np.array([seen.setdefault(vector.tobytes(), i) for i, vector in enumerate(corpus)], dtype=np.int64)
+    copies = np.flatnonzero(first != np.arange(len(corpus)))
+
+    def scores(rows: slice) -> np.ndarray:
+        found = queries[rows] @ corpus.T
+        found[:, copies] = found[:, first[copies]]
+        return found
+
+    return scores
 
 
 def ranking(scores: Callable[[slice], np.ndarray], rows: int, ids: Sequence[str], depth: int) -> Ranking:
