@@ -203,8 +203,10 @@ def compare_models(
         rankings[name] |= _with_keywords(_without_headers(datasets[name]), found, bare, False, hybrid) if bare else {}
     if hybrid:
         notes.append("Hybrid search weighs its rankings alike.")
-        for name, found in search.rankings.items():
-            notes += _named_note(name, found[_named_name(base)]) if _named_name(base) in found else []
+        for name in filter(named.get, datasets):
+            if naming := int((search.rankings[name][_named_name(base)].index[:, 0] >= 0).sum()):
+                told = f"{naming} of the {len(datasets[name].queries)} {asked(name)} share words with one"
+                notes.append(f"Hybrid search also ranks documents by their names: {told}.")
     for system in filter(systems.get, by_folds):
         notes.append(f"{system} has learned people's questions; each is judged by a model that has not learned it.")
     for name, texts in search.index_queries.items():
@@ -330,8 +332,9 @@ class _DenseSearch:
                 vectors[bare_name(system)] = corpus[[chunk_row[text] for text in data.corpus.values()]]
             found = {each: search_vectors(data, asked, chunks) for each, chunks in vectors.items()}
             if named := self.named[name]:
-                texts = list(data.queries.values()), list(data.corpus)
-                found |= {_named_name(each): named.search(texts[0], asked, vectors[each], texts[1]) for each in vectors}
+                questions, ids = list(data.queries.values()), list(data.corpus)
+                for each, chunks in vectors.items():
+                    found[_named_name(each)] = named.search(questions, asked, chunks, ids)
             if texts := self.index_queries[name]:
                 more = self.store.embed(model, [text for text, _ in texts], "query", bf16=self.bf16)
                 owner = np.array([chunk for _, chunk in texts])
@@ -430,12 +433,6 @@ def _named_documents(dataset, nodes: "Sequence[TextNode] | None") -> NamedDocume
     known = getattr(dataset, "names", {}) or names_of(nodes or ())
     names = [known.get(chunk, "") for chunk in dataset.corpus]
     return NamedDocuments(names, list(dataset.corpus.values())) if len({*names}) > 1 else None
-
-
-def _named_note(name: str, found: Ranking) -> list[str]:
-    naming = int((found.index[:, 0] >= 0).sum())
-    told = f"Hybrid search also ranks documents by their names: {naming} of the {len(found.index)} {asked(name)} share words with one."
-    return [told] if naming else []
 
 
 def _without_headers(dataset):

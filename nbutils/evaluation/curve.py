@@ -11,6 +11,7 @@ import pandas as pd
 
 from nbutils.core import UserError
 from nbutils.evaluation.compare import ranking_metrics, search_vectors
+from nbutils.evaluation.leaks import without_chunks
 from nbutils.evaluation.stats import bootstrap_intervals
 from nbutils.evaluation.walkthrough import embed_dataset, relevance
 from nbutils.models.names import load_model
@@ -61,7 +62,8 @@ def learning_curve(
     for fraction, size in sizes.items():
         about = set(chunks[:size])
         part = with_queries(dataset, {query for query in owner if owner[query] in about})
-        scores.append(np.asarray(judge(train(_with_own_chunks(part))), dtype=float))
+        unasked = part.corpus.keys() - {chunk for found in part.relevant_docs.values() for chunk in found}
+        scores.append(np.asarray(judge(train(without_chunks(part, unasked))), dtype=float))
         low, high = np.ravel(bootstrap_intervals(scores[-1] - scores[0], clusters, seed=seed)) + scores[0].mean()
         rows.append({"fraction": fraction, "chunks": size, "score": scores[-1].mean(), "low": low, "high": high})
     gain = scores[-1] - scores[-2]
@@ -117,11 +119,3 @@ def curve_of_run(
 
     clusters = [next(iter(grades)) for grades in relevance(questions).values()]
     return learning_curve(dataset, train, judge, base, clusters=clusters, seed=seed)
-
-
-def _with_own_chunks(dataset: EmbeddingQAFinetuneDataset) -> EmbeddingQAFinetuneDataset:
-    """Return the dataset with only the chunks that answer its questions."""
-    kept = {chunk for found in dataset.relevant_docs.values() for chunk in found}
-    parts = ("corpus", "headers", "names")
-    update = {part: {key: text for key, text in getattr(dataset, part).items() if key in kept} for part in parts}
-    return dataset.model_copy(update=update)

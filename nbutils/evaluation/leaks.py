@@ -1,7 +1,7 @@
 """What was seen before it judges: validation chunks that stand in the training corpus, near-copies of questions, shared wording."""
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +75,7 @@ def find_leaks(
     return leaks
 
 
-def without_chunks(dataset, chunks: Sequence[str]):
+def without_chunks(dataset, chunks: Collection[str]):
     """Return a copy of the dataset without these chunks and without the questions that only they answer."""
     gone = set(chunks)
     rest = with_queries(

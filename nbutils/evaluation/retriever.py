@@ -39,7 +39,7 @@ class HybridRetriever(BaseRetriever):
         super().__init__()
         check_top_k(top_k)
         if not nodes:
-            raise UserError("There is no chunk to search.")
+            raise UserError("There is no chunk to search. Pass nodes, as load_corpus gives them.")
         self._nodes, self._model, self._top_k, self._bf16 = list(nodes), as_model(embed_model), top_k, bf16
         self._ids = [node.node_id for node in self._nodes]
         texts = [node.get_content(MetadataMode.EMBED) for node in self._nodes]

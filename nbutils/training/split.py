@@ -127,7 +127,7 @@ def training_pairs(dataset: Any, query_ids: list[str], use_all_docs: bool = Fals
         )
     queries = [dataset.queries[query_id] for query_id in query_ids]
     names = {number[key[chunk_id]]: name for chunk_id, name in getattr(dataset, "names", {}).items() if chunk_id in key}
-    if len({*names.values()}) < 3:  # of one document, or two, nobody asks by name
+    if len({*names.values()}) < 3:  # names are learned where there are several documents to tell apart
         names = {}
     return TrainingPairs(queries, texts, [header for header, _ in number], positives, groups, names)
 
